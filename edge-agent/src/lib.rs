@@ -1,0 +1,1 @@
+//! The edge agent: sources, durable buffer, uplink

@@ -1,0 +1,1 @@
+//! The vocabulary: ids, times, values, batches, records, commands and their wire codec

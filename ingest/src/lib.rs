@@ -1,0 +1,1 @@
+//! MQTT front or broker, admission, partitioning, append, acks, downlink

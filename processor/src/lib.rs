@@ -1,0 +1,1 @@
+//! The deterministic core and its runtime

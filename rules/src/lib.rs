@@ -1,0 +1,1 @@
+//! The rule engine: pure, small, the same in the processor and on the device

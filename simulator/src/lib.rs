@@ -1,0 +1,1 @@
+//! Virtual fleets with faults and ground truth

@@ -1,0 +1,2 @@
+//! Tidewatch server binary.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Live results in memory: written by the processor, read by the dashboard
