@@ -1,1 +1,41 @@
-//! The vocabulary: ids, times, values, batches, records, commands and their wire codec
+//! The vocabulary of Tidewatch: ids, times, values, batches, acks, log records and their bytes.
+//!
+//! Every other crate speaks in these nouns. This one knows no I/O, no clock, no randomness and no
+//! async, so that the same bytes mean the same thing on a device, in the log and in a test. The
+//! formats are drawn in `event/FORMAT.md`.
+//!
+//! Decoders take bytes from strangers: they return an error that names what is wrong and where,
+//! never panic, and never allocate more than [`batch::DECODED_BYTES_MAX`].
+
+pub mod id;
+pub mod time;
+pub mod value;
+pub mod incarnation;
+pub mod reason;
+pub mod slot;
+pub mod topic;
+mod bytes;
+pub mod columns;
+pub mod batch;
+pub mod ack;
+pub mod status;
+pub mod command;
+pub mod aggregate;
+pub mod record;
+
+pub use ack::{Ack, RefusedRange, SeqRange};
+pub use aggregate::{AggregateSpec, Function, SpecError};
+pub use batch::{
+    BatchHeader, Body, ClockQuality, ClockState, DecodeError, EncodeError, Gap, GapReason, Held,
+    Lineage,
+};
+pub use columns::{Cell, Columns, Series};
+pub use command::Command;
+pub use id::{AgentId, DeviceId, IdError, MetricName};
+pub use incarnation::Incarnation;
+pub use reason::RefusalReason;
+pub use record::{Declaration, Plain, PlainSample, Record, RecordRef, Refused, StatusRecord};
+pub use status::Status;
+pub use time::{EventTime, IngestTime, TimeRange};
+pub use topic::Topic;
+pub use value::{Sample, Value};
