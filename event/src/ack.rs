@@ -73,7 +73,11 @@ pub(crate) fn decode_versioned<'a, T: Deserialize<'a>>(
     what: &'static str,
 ) -> Result<T, DecodeError> {
     if bytes.len() > max {
-        return Err(DecodeError::TooLarge { what, size: bytes.len() as u64, max: max as u64 });
+        return Err(DecodeError::TooLarge {
+            what,
+            size: bytes.len() as u64,
+            max: max as u64,
+        });
     }
     match bytes.split_first() {
         None => Err(DecodeError::Empty),

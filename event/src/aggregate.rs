@@ -39,8 +39,14 @@ pub enum Function {
 
 impl Function {
     /// All of them, in the order of the API.
-    pub const ALL: &[Self] =
-        &[Self::Count, Self::Sum, Self::Mean, Self::Min, Self::Max, Self::DistinctDevices];
+    pub const ALL: &[Self] = &[
+        Self::Count,
+        Self::Sum,
+        Self::Mean,
+        Self::Min,
+        Self::Max,
+        Self::DistinctDevices,
+    ];
 }
 
 /// A declared aggregate. Windows are half-open `[start, end)` and aligned to the epoch.
@@ -93,11 +99,20 @@ impl AggregateSpec {
     pub fn check(&self) -> Result<(), SpecError> {
         let err = |field, message: String| Err(SpecError { field, message });
         let name_ok = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
-        if self.name.is_empty() || self.name.len() > NAME_BYTES_MAX || !self.name.chars().all(name_ok) {
-            return err("name", format!("{:?} must be 1 to 64 of A-Z a-z 0-9 _ - .", self.name));
+        if self.name.is_empty()
+            || self.name.len() > NAME_BYTES_MAX
+            || !self.name.chars().all(name_ok)
+        {
+            return err(
+                "name",
+                format!("{:?} must be 1 to 64 of A-Z a-z 0-9 _ - .", self.name),
+            );
         }
         if self.metric != ALL_METRICS && MetricName::check(&self.metric).is_err() {
-            return err("metric", format!("{:?} is neither `*` nor a metric name", self.metric));
+            return err(
+                "metric",
+                format!("{:?} is neither `*` nor a metric name", self.metric),
+            );
         }
         if self.metric.starts_with('@') {
             return err("metric", "an attribute cannot be aggregated".to_owned());
@@ -117,7 +132,10 @@ impl AggregateSpec {
             return err("window", "must be whole seconds from 1s to 24h".to_owned());
         }
         if self.functions.is_empty() {
-            return err("functions", "name at least one, such as \"count\"".to_owned());
+            return err(
+                "functions",
+                "name at least one, such as \"count\"".to_owned(),
+            );
         }
         Ok(())
     }

@@ -180,7 +180,9 @@ pub enum EncodeError {
         len: usize,
     },
     /// Over a limit; cut the range in two.
-    #[error("batch of {events} events and {bytes} bytes is over a limit; send fewer events at once")]
+    #[error(
+        "batch of {events} events and {bytes} bytes is over a limit; send fewer events at once"
+    )]
     TooLarge {
         /// How many events.
         events: usize,
@@ -196,13 +198,17 @@ pub enum DecodeError {
     #[error("empty payload; a heartbeat is a batch with no events, not an empty message")]
     Empty,
     /// A version this code does not know.
-    #[error("format version {found} is not known here (this is version {VERSION}); update the cloud first")]
+    #[error(
+        "format version {found} is not known here (this is version {VERSION}); update the cloud first"
+    )]
     UnknownVersion {
         /// What the first byte says.
         found: u8,
     },
     /// The checksum does not fit.
-    #[error("checksum {found:016x} does not fit the bytes ({computed:016x}); the message was damaged on its way")]
+    #[error(
+        "checksum {found:016x} does not fit the bytes ({computed:016x}); the message was damaged on its way"
+    )]
     Checksum {
         /// In the message.
         found: u64,
@@ -292,9 +298,15 @@ impl Body<'_> {
 /// or [`BYTES_MAX`] bytes (cut the range in two and try again).
 pub fn encode(header: &BatchHeader, samples: &[Sample]) -> Result<Vec<u8>, EncodeError> {
     if header.count as usize != samples.len() {
-        return Err(EncodeError::Count { said: header.count, held: samples.len() });
+        return Err(EncodeError::Count {
+            said: header.count,
+            held: samples.len(),
+        });
     }
-    let too_large = |bytes| EncodeError::TooLarge { events: samples.len(), bytes };
+    let too_large = |bytes| EncodeError::TooLarge {
+        events: samples.len(),
+        bytes,
+    };
     if samples.len() > EVENTS_MAX
         || header.lineage.len() > LINEAGE_MAX
         || header.gaps.len() > LINEAGE_MAX
@@ -314,12 +326,19 @@ pub fn encode(header: &BatchHeader, samples: &[Sample]) -> Result<Vec<u8>, Encod
     .map_err(|_| too_large(0))?;
     put_varint(&mut out, raw.len() as u64);
     let start = out.len();
-    out.resize(start + lz4_flex::block::get_maximum_output_size(raw.len()), 0);
+    out.resize(
+        start + lz4_flex::block::get_maximum_output_size(raw.len()),
+        0,
+    );
     let n = lz4_flex::block::compress_into(&raw, &mut out[start..]).map_err(|_| too_large(0))?;
     out.truncate(start + n);
     let checksum = xxh3_64(&out);
     out.extend_from_slice(&checksum.to_le_bytes());
-    if out.len() > BYTES_MAX { Err(too_large(out.len())) } else { Ok(out) }
+    if out.len() > BYTES_MAX {
+        Err(too_large(out.len()))
+    } else {
+        Ok(out)
+    }
 }
 
 /// Reads version, checksum and header of a batch: all that admission needs.
@@ -347,24 +366,38 @@ pub fn peek(bytes: &[u8]) -> Result<(BatchHeader, Body<'_>), DecodeError> {
     if found != computed {
         return Err(DecodeError::Checksum { found, computed });
     }
-    let (header, rest): (BatchHeader, &[u8]) = postcard::take_from_bytes(&content[1..])
-        .map_err(|_| DecodeError::Invalid { what: "batch header", at: 1 })?;
+    let (header, rest): (BatchHeader, &[u8]) =
+        postcard::take_from_bytes(&content[1..]).map_err(|_| DecodeError::Invalid {
+            what: "batch header",
+            at: 1,
+        })?;
     if header.lineage.len() > LINEAGE_MAX || header.gaps.len() > LINEAGE_MAX {
         let size = header.lineage.len().max(header.gaps.len());
-        return Err(too_large("list of lineage entries or gaps", size, LINEAGE_MAX));
+        return Err(too_large(
+            "list of lineage entries or gaps",
+            size,
+            LINEAGE_MAX,
+        ));
     }
     let count = header.count as usize;
     if count > EVENTS_MAX {
         return Err(too_large("number of events", count, EVENTS_MAX));
     }
-    let invalid = |what| DecodeError::Invalid { what, at: content.len() - rest.len() };
+    let invalid = |what| DecodeError::Invalid {
+        what,
+        at: content.len() - rest.len(),
+    };
     if header.first_seq == 0 && count > 0 {
         return Err(invalid("first seq (seqs count from 1)"));
     }
     if header.first_seq.checked_add(count as u64).is_none() {
         return Err(invalid("seq range"));
     }
-    if header.gaps.iter().any(|g| g.from == 0 || g.from > g.to || g.to == u64::MAX) {
+    if header
+        .gaps
+        .iter()
+        .any(|g| g.from == 0 || g.from > g.to || g.to == u64::MAX)
+    {
         return Err(invalid("seq range of a gap"));
     }
     let mut r = Reader::new(rest);
@@ -381,5 +414,12 @@ pub fn peek(bytes: &[u8]) -> Result<(BatchHeader, Body<'_>), DecodeError> {
     if raw_len > 16 + 255 * block.len() as u64 {
         return Err(invalid("length of the uncompressed columns"));
     }
-    Ok((header, Body { block, raw_len: raw_len as usize, count }))
+    Ok((
+        header,
+        Body {
+            block,
+            raw_len: raw_len as usize,
+            count,
+        },
+    ))
 }

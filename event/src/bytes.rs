@@ -44,14 +44,19 @@ impl<'a> Reader<'a> {
 
     #[inline]
     pub(crate) fn byte(&mut self) -> Result<u8, DecodeError> {
-        let b = *self.bytes.get(self.at).ok_or(DecodeError::Truncated { at: self.at })?;
+        let b = *self
+            .bytes
+            .get(self.at)
+            .ok_or(DecodeError::Truncated { at: self.at })?;
         self.at += 1;
         Ok(b)
     }
 
     pub(crate) fn take(&mut self, n: usize) -> Result<&'a [u8], DecodeError> {
         if n > self.left() {
-            return Err(DecodeError::Truncated { at: self.bytes.len() });
+            return Err(DecodeError::Truncated {
+                at: self.bytes.len(),
+            });
         }
         let s = &self.bytes[self.at..self.at + n];
         self.at += n;
@@ -90,7 +95,11 @@ impl<'a> Reader<'a> {
     #[inline]
     pub(crate) fn below(&mut self, bound: usize, what: &'static str) -> Result<u32, DecodeError> {
         let v = self.varint()?;
-        if v < bound as u64 { Ok(v as u32) } else { Err(self.invalid(what)) }
+        if v < bound as u64 {
+            Ok(v as u32)
+        } else {
+            Err(self.invalid(what))
+        }
     }
 
     /// A count of things that each take at least one byte: never more than what is left, so that a
@@ -117,7 +126,16 @@ mod tests {
 
     #[test]
     fn varints_read_back() {
-        for v in [0, 1, 127, 128, 300, u64::from(u32::MAX), u64::MAX - 1, u64::MAX] {
+        for v in [
+            0,
+            1,
+            127,
+            128,
+            300,
+            u64::from(u32::MAX),
+            u64::MAX - 1,
+            u64::MAX,
+        ] {
             let mut out = Vec::new();
             put_varint(&mut out, v);
             let mut r = Reader::new(&out);
@@ -135,6 +153,10 @@ mod tests {
     fn overlong_varints_are_errors() {
         assert!(Reader::new(&[0xff; 10]).varint().is_err());
         assert!(Reader::new(&[0xff; 3]).varint().is_err());
-        assert!(Reader::new(&[0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 2]).varint().is_err());
+        assert!(
+            Reader::new(&[0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 2])
+                .varint()
+                .is_err()
+        );
     }
 }

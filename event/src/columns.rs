@@ -190,7 +190,10 @@ impl Columns {
                 scratch.raw = raw;
                 result
             }
-            _ => Err(DecodeError::Invalid { what: "compressed columns", at: 0 }),
+            _ => Err(DecodeError::Invalid {
+                what: "compressed columns",
+                at: 0,
+            }),
         };
         self.scratch = scratch;
         if result.is_err() {
@@ -203,12 +206,18 @@ impl Columns {
         let mut r = Reader::new(raw);
         for _ in 0..r.count(EVENTS_MAX, "number of devices")? {
             let name = r.str()?;
-            DeviceId::check(name).map_err(|e| DecodeError::Id { error: e, at: r.at() })?;
+            DeviceId::check(name).map_err(|e| DecodeError::Id {
+                error: e,
+                at: r.at(),
+            })?;
             self.devices.push(name);
         }
         for _ in 0..r.count(EVENTS_MAX, "number of metrics")? {
             let name = r.str()?;
-            MetricName::check(name).map_err(|e| DecodeError::Id { error: e, at: r.at() })?;
+            MetricName::check(name).map_err(|e| DecodeError::Id {
+                error: e,
+                at: r.at(),
+            })?;
             self.metrics.push(name);
         }
         for _ in 0..r.count(EVENTS_MAX, "number of texts")? {
@@ -234,7 +243,11 @@ impl Columns {
         self.read_order(&mut r, count, s)?;
         self.read_times(&mut r, count)?;
         self.read_values(&mut r, count, s)?;
-        if r.left() > 0 { Err(r.invalid("bytes behind the last column")) } else { Ok(()) }
+        if r.left() > 0 {
+            Err(r.invalid("bytes behind the last column"))
+        } else {
+            Ok(())
+        }
     }
 
     fn read_order(
@@ -275,11 +288,14 @@ impl Columns {
     }
 
     fn read_times(&mut self, r: &mut Reader<'_>, count: usize) -> Result<(), DecodeError> {
-        let unit = *UNITS.get(usize::from(r.byte()?)).ok_or_else(|| r.invalid("time unit"))?;
+        let unit = *UNITS
+            .get(usize::from(r.byte()?))
+            .ok_or_else(|| r.invalid("time unit"))?;
         let mut t = 0i64;
         for _ in 0..count {
             t = t.wrapping_add(r.signed()?);
-            self.times.push(t.checked_mul(unit).ok_or_else(|| r.invalid("event time"))?);
+            self.times
+                .push(t.checked_mul(unit).ok_or_else(|| r.invalid("event time"))?);
         }
         Ok(())
     }
@@ -345,7 +361,11 @@ fn read_f64(r: &mut Reader<'_>) -> Result<f64, DecodeError> {
     let mut b = [0; 8];
     b.copy_from_slice(r.take(8)?);
     let n = f64::from_le_bytes(b);
-    if n.is_finite() { Ok(n) } else { Err(r.invalid("number that is not finite")) }
+    if n.is_finite() {
+        Ok(n)
+    } else {
+        Err(r.invalid("number that is not finite"))
+    }
 }
 
 /// The columns of `samples`, not yet compressed.
@@ -368,7 +388,10 @@ pub(crate) fn encode(samples: &[Sample]) -> Result<Vec<u8>, EncodeError> {
             }
             _ => {}
         }
-        let pair = (devices.index(s.device.as_str()), metrics.index(s.metric.as_str()));
+        let pair = (
+            devices.index(s.device.as_str()),
+            metrics.index(s.metric.as_str()),
+        );
         let i = *series.entry(pair).or_insert_with(|| {
             pairs.push(pair);
             events_of.push(Vec::new());
@@ -390,7 +413,14 @@ pub(crate) fn encode(samples: &[Sample]) -> Result<Vec<u8>, EncodeError> {
     let n = pairs.len() as u32;
     let mut expected = 0;
     for &i in &series_of {
-        put_varint(&mut out, u64::from(if i >= expected { i - expected } else { i + n - expected }));
+        put_varint(
+            &mut out,
+            u64::from(if i >= expected {
+                i - expected
+            } else {
+                i + n - expected
+            }),
+        );
         expected = if i + 1 == n { 0 } else { i + 1 };
     }
     write_times(&mut out, samples);
@@ -402,7 +432,10 @@ pub(crate) fn encode(samples: &[Sample]) -> Result<Vec<u8>, EncodeError> {
 
 fn write_times(out: &mut Vec<u8>, samples: &[Sample]) {
     let exact = |unit: i64| samples.iter().all(|s| s.time.0 % unit == 0);
-    let code = UNITS.iter().position(|&u| exact(u)).unwrap_or(UNITS.len() - 1);
+    let code = UNITS
+        .iter()
+        .position(|&u| exact(u))
+        .unwrap_or(UNITS.len() - 1);
     out.push(code as u8);
     let mut last = 0i64;
     for s in samples {

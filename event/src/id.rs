@@ -70,7 +70,12 @@ fn check_id(kind: &'static str, s: &str) -> Result<(), IdError> {
         matches!(c, '.' | '*' | '>' | '+' | '#' | '/') || c.is_whitespace() || c.is_control()
     };
     match s.char_indices().find(|&(_, c)| bad(c)) {
-        Some((at, found)) => Err(IdError::Character { kind, name: s.to_owned(), found, at }),
+        Some((at, found)) => Err(IdError::Character {
+            kind,
+            name: s.to_owned(),
+            found,
+            at,
+        }),
         None => Ok(()),
     }
 }
@@ -79,7 +84,12 @@ fn check_name(kind: &'static str, s: &str) -> Result<(), IdError> {
     check_length(kind, s, NAME_BYTES_MAX)?;
     let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
     match s.char_indices().find(|&(_, c)| !good(c)) {
-        Some((at, found)) => Err(IdError::Character { kind, name: s.to_owned(), found, at }),
+        Some((at, found)) => Err(IdError::Character {
+            kind,
+            name: s.to_owned(),
+            found,
+            at,
+        }),
         None => Ok(()),
     }
 }
@@ -201,12 +211,17 @@ mod tests {
     fn ids_refuse_topic_characters_and_name_the_place() {
         check(check_id("device id", "b8:27:eb:bf:9d:51"), None);
         check(check_id("device id", "gerät-1"), None);
-        check(check_id("device id", ""), Some("device id is empty; give it 1 to 128 bytes"));
+        check(
+            check_id("device id", ""),
+            Some("device id is empty; give it 1 to 128 bytes"),
+        );
         check(
             check_id("device id", "a/b"),
             Some("device id \"a/b\" has the character '/' at byte 1, which is not allowed there"),
         );
-        for bad in ["a.b", "a*", "a>", "a+", "#", "a b", "a\u{7f}", "a\u{85}", "\u{2003}"] {
+        for bad in [
+            "a.b", "a*", "a>", "a+", "#", "a b", "a\u{7f}", "a\u{85}", "\u{2003}",
+        ] {
             assert!(check_id("device id", bad).is_err(), "{bad:?}");
         }
         assert!(check_id("device id", &"x".repeat(128)).is_ok());
@@ -219,6 +234,9 @@ mod tests {
         check(check_metric("@site"), None);
         assert!(check_metric("a@b").is_err());
         assert!(check_metric("@").is_err());
-        assert_eq!(MetricName::attribute("site").unwrap().as_attribute(), Some("site"));
+        assert_eq!(
+            MetricName::attribute("site").unwrap().as_attribute(),
+            Some("site")
+        );
     }
 }

@@ -48,7 +48,10 @@ mod tests {
 
     #[test]
     fn text_form_reads_back() {
-        let inc = Incarnation { no: 7, rand: 0x00c0_ffee };
+        let inc = Incarnation {
+            no: 7,
+            rand: 0x00c0_ffee,
+        };
         assert_eq!(inc.to_string().parse(), Ok(inc));
         assert!("7".parse::<Incarnation>().is_err());
         assert!("7-ff".parse::<Incarnation>().is_err());

@@ -7,21 +7,21 @@
 //! Decoders take bytes from strangers: they return an error that names what is wrong and where,
 //! never panic, and never allocate more than [`batch::DECODED_BYTES_MAX`].
 
-pub mod id;
-pub mod time;
-pub mod value;
-pub mod incarnation;
-pub mod reason;
-pub mod slot;
-pub mod topic;
+pub mod ack;
+pub mod aggregate;
+pub mod batch;
 mod bytes;
 pub mod columns;
-pub mod batch;
-pub mod ack;
-pub mod status;
 pub mod command;
-pub mod aggregate;
+pub mod id;
+pub mod incarnation;
+pub mod reason;
 pub mod record;
+pub mod slot;
+pub mod status;
+pub mod time;
+pub mod topic;
+pub mod value;
 
 pub use ack::{Ack, RefusedRange, SeqRange};
 pub use aggregate::{AggregateSpec, Function, SpecError};

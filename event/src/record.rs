@@ -5,8 +5,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AgentId, AggregateSpec, DecodeError, DeviceId, EventTime, IngestTime, MetricName, RefusalReason,
-    Status, Value,
+    AgentId, AggregateSpec, DecodeError, DeviceId, EventTime, IngestTime, MetricName,
+    RefusalReason, Status, Value,
 };
 
 const TAG_BATCH: u8 = 1;

@@ -34,10 +34,16 @@ impl Status {
     /// **Errors**: the reason and a text for people.
     pub fn parse(bytes: &[u8]) -> Result<Self, (RefusalReason, String)> {
         if bytes.is_empty() {
-            return Err((RefusalReason::Empty, "empty status; send {\"online\": …}".to_owned()));
+            return Err((
+                RefusalReason::Empty,
+                "empty status; send {\"online\": …}".to_owned(),
+            ));
         }
         if bytes.len() > BYTES_MAX {
-            let text = format!("status of {} bytes is over the limit of {BYTES_MAX}", bytes.len());
+            let text = format!(
+                "status of {} bytes is over the limit of {BYTES_MAX}",
+                bytes.len()
+            );
             return Err((RefusalReason::TooLarge, text));
         }
         let text = std::str::from_utf8(bytes)
@@ -45,7 +51,10 @@ impl Status {
         let status: Self = serde_json::from_str(text)
             .map_err(|e| (RefusalReason::InvalidJson, format!("status: {e}")))?;
         if status.incarnation.len() > 64 || status.version.len() > 64 {
-            return Err((RefusalReason::TooLongText, "status: a text over 64 bytes".to_owned()));
+            return Err((
+                RefusalReason::TooLongText,
+                "status: a text over 64 bytes".to_owned(),
+            ));
         }
         Ok(status)
     }

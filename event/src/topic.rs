@@ -95,13 +95,26 @@ mod tests {
 
     #[test]
     fn strange_topics_are_refused_with_a_reason() {
-        for bad in ["", "x", "devices//telemetry", "devices/a/b/telemetry", "devices/telemetry"] {
+        for bad in [
+            "",
+            "x",
+            "devices//telemetry",
+            "devices/a/b/telemetry",
+            "devices/telemetry",
+        ] {
             assert!(parse(bad).is_err(), "{bad:?}");
         }
-        for bad in ["tidewatch/v1/a/other", "tidewatch/v1/a/b/batch", "tidewatch/v2/a/batch"] {
+        for bad in [
+            "tidewatch/v1/a/other",
+            "tidewatch/v1/a/b/batch",
+            "tidewatch/v2/a/batch",
+        ] {
             assert!(parse(bad).is_err(), "{bad:?}");
         }
         let long = format!("devices/{}/telemetry", "x".repeat(300));
-        assert!(matches!(parse(&long), Err(TopicError::Id(IdError::TooLong { len: 300, .. }))));
+        assert!(matches!(
+            parse(&long),
+            Err(TopicError::Id(IdError::TooLong { len: 300, .. }))
+        ));
     }
 }

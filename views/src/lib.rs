@@ -1,1 +1,18 @@
-//! Live results in memory: written by the processor, read by the dashboard
+//! Live results in memory: the processor writes them, the dashboard reads them.
+//!
+//! Each partition writes its own part; readers merge the parts. A part of a window is accepted only
+//! with a greater revision than the one held, so that replays after a restart change nothing that is
+//! newer. This crate knows no clock, no I/O, no MQTT and no log: "now" is the newest ingest time
+//! that the processor has seen.
+
+pub mod completeness;
+pub mod model;
+pub mod part;
+pub mod store;
+
+pub use completeness::{CompletenessIndex, Counts};
+pub use part::{
+    DeviceQuery, DeviceSource, Group, LagReport, OutstandingQuery, Page, RowPart, RowState,
+    SettledCounts, StatusCounts,
+};
+pub use store::{Changes, QueryError, RowPage, Views, WindowQuery};

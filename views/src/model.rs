@@ -1,0 +1,462 @@
+//! What the API answers, as values. Field names are the API's; times are RFC 3339 texts in UTC.
+
+use std::collections::BTreeMap;
+
+use serde::{Serialize, Serializer};
+
+/// A point in time as the API writes it: RFC 3339 UTC. Microseconds since the epoch inside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Time(pub i64);
+
+impl std::fmt::Display for Time {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        event::EventTime(self.0).fmt(f)
+    }
+}
+
+impl Serialize for Time {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+impl utoipa::PartialSchema for Time {
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
+        <String as utoipa::PartialSchema>::schema()
+    }
+}
+
+impl utoipa::ToSchema for Time {}
+
+/// A measured value in JSON.
+#[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
+#[serde(untagged)]
+pub enum Scalar {
+    /// A finite number.
+    Number(f64),
+    /// A boolean.
+    Bool(bool),
+    /// A text.
+    Text(String),
+}
+
+/// How many devices, by what is known of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, utoipa::ToSchema)]
+pub struct DeviceCounts {
+    /// Known and not dormant (heard from within 7 days).
+    pub expected: u64,
+    /// Caught up: progress within the last two minutes.
+    pub online: u64,
+    /// In contact or known to hold a backlog, but behind.
+    pub buffering: u64,
+    /// No contact for two minutes or more.
+    pub silent: u64,
+}
+
+/// How many agents (a plain device is its own agent).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, utoipa::ToSchema)]
+pub struct AgentCounts {
+    /// Ever heard of.
+    pub known: u64,
+    /// Caught up.
+    pub online: u64,
+    /// Holding a backlog.
+    pub buffering: u64,
+}
+
+/// Where every event went. `accepted = counted + duplicate + quarantined + too_old`, always.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, utoipa::ToSchema)]
+pub struct Totals {
+    /// Events that entered the log.
+    pub accepted: u64,
+    /// Events that entered a result.
+    pub counted: u64,
+    /// Events that had been counted before.
+    pub duplicate: u64,
+    /// Events set aside with a reason.
+    pub quarantined: u64,
+    /// Events older than every retention tier.
+    pub too_old: u64,
+    /// Messages refused at the door, never accepted.
+    pub refused: u64,
+    /// Events that arrived behind their agent's own low watermark.
+    pub broken_promises: u64,
+}
+
+impl Totals {
+    /// Adds another part.
+    pub fn add(&mut self, other: &Self) {
+        self.accepted += other.accepted;
+        self.counted += other.counted;
+        self.duplicate += other.duplicate;
+        self.quarantined += other.quarantined;
+        self.too_old += other.too_old;
+        self.refused += other.refused;
+        self.broken_promises += other.broken_promises;
+    }
+}
+
+/// Alerts that are firing, by severity, and those nobody has acknowledged.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, utoipa::ToSchema)]
+pub struct AlertCounts {
+    /// Severity → number.
+    pub firing: BTreeMap<String, u64>,
+    /// Firing and not acknowledged.
+    pub unacknowledged: u64,
+}
+
+/// Who keeps the fleet's completeness back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct HeldBackBy {
+    /// The agent.
+    pub agent: String,
+    /// How many devices are behind it.
+    pub devices: u64,
+    /// How far it is known to be complete.
+    pub progress: Time,
+}
+
+/// Completeness of one window of the default aggregate.
+#[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
+pub struct WindowCompleteness {
+    /// Start of the window.
+    pub start: Time,
+    /// End of the window (not in it).
+    pub end: Time,
+    /// Devices it should contain.
+    pub expected: u64,
+    /// Devices that are done with it.
+    pub complete: u64,
+    /// Devices from which nothing more comes, but something was lost.
+    pub lossy: u64,
+    /// Devices still awaited.
+    pub outstanding: u64,
+    /// Devices silent for longer than 7 days, beside and not inside.
+    pub dormant: u64,
+    /// `(complete + lossy) / expected`; none where nothing is expected.
+    pub completeness: Option<f64>,
+}
+
+/// The fleet at a glance.
+#[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
+pub struct Overview {
+    /// The newest ingest time that was processed.
+    pub now: Option<Time>,
+    /// Devices by state.
+    pub devices: DeviceCounts,
+    /// Agents by state.
+    pub agents: AgentCounts,
+    /// Events counted per second of ingest time, mean over the last 10 s.
+    pub events_per_second: f64,
+    /// The ledger.
+    pub totals: Totals,
+    /// Alerts.
+    pub alerts: AlertCounts,
+    /// Every expected device has progressed to here.
+    pub complete_to: Option<Time>,
+    /// Who is furthest behind.
+    pub held_back_by: Option<HeldBackBy>,
+    /// The newest 30 windows of the default aggregate, oldest first.
+    pub completeness: Vec<WindowCompleteness>,
+    /// Incidents (rolled-back or cloned disks) so far.
+    pub incidents: u64,
+    /// The aggregate that the page opens with.
+    pub default_aggregate: Option<String>,
+}
+
+/// A declared aggregate and the groups seen so far.
+#[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
+pub struct Aggregate {
+    /// Its name.
+    pub name: String,
+    /// A metric or `*`.
+    pub metric: String,
+    /// The attributes that make its groups.
+    pub group_by: Vec<String>,
+    /// Window length as a text, such as `10s`.
+    pub window: String,
+    /// Window length, seconds.
+    pub window_seconds: i64,
+    /// Names of its functions.
+    pub functions: Vec<String>,
+    /// Known groups, at most 100.
+    pub groups: Vec<BTreeMap<String, String>>,
+}
+
+/// One window of one group, merged over the partitions.
+#[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
+pub struct Row {
+    /// The aggregate.
+    pub aggregate: String,
+    /// The group: attribute → value; empty for the whole fleet.
+    pub group: BTreeMap<String, String>,
+    /// Start of the window.
+    pub start: Time,
+    /// End of the window (not in it).
+    pub end: Time,
+    /// `open`, `settled` or `revised`.
+    pub state: &'static str,
+    /// Grows with every change. The sum of the partitions' revisions (each a log offset + 1).
+    pub revision: u64,
+    /// Events.
+    pub count: u64,
+    /// Sum of the numeric values.
+    pub sum: Option<f64>,
+    /// Mean of the numeric values.
+    pub mean: Option<f64>,
+    /// Smallest value.
+    pub min: Option<f64>,
+    /// Largest value.
+    pub max: Option<f64>,
+    /// Different devices, exact.
+    pub distinct_devices: u64,
+    /// Devices it should contain.
+    pub expected: u64,
+    /// Devices that are done with it.
+    pub complete: u64,
+    /// Devices from which nothing more comes, but something was lost.
+    pub lossy: u64,
+    /// Devices still awaited.
+    pub outstanding: u64,
+    /// Devices silent for longer than 7 days, beside and not inside.
+    pub dormant: u64,
+    /// `(complete + lossy) / expected`; none where nothing is expected.
+    pub completeness: Option<f64>,
+    /// Events that arrived after the window settled.
+    pub late_events: u64,
+    /// The completeness at which it settled.
+    pub settled_completeness: Option<f64>,
+}
+
+/// A backlog as an agent reported it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct Backlog {
+    /// Events held un-acked.
+    pub events: u64,
+    /// Their size, bytes.
+    pub bytes: u64,
+    /// The earliest event time among them.
+    pub oldest: Option<Time>,
+}
+
+/// A device that a window still waits for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct Outstanding {
+    /// The device.
+    pub device: String,
+    /// Its agent; none for a plain device.
+    pub agent: Option<String>,
+    /// Ingest time of the last message.
+    pub last_contact: Option<Time>,
+    /// How far it is known to be complete.
+    pub progress: Option<Time>,
+    /// The last reported backlog.
+    pub backlog: Option<Backlog>,
+    /// Whether the agent says it is connected; none if it never said.
+    pub online: Option<bool>,
+}
+
+/// The last value of one metric.
+#[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
+pub struct LastValue {
+    /// The metric.
+    pub metric: String,
+    /// Event time.
+    pub time: Time,
+    /// The value.
+    pub value: Scalar,
+}
+
+/// What a device's agent says of its clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct ClockReport {
+    /// `none`, `rtc`, `ntp` or `gnss`.
+    pub quality: &'static str,
+    /// Its own estimate of the error, milliseconds; none = unknown.
+    pub error_ms: Option<u32>,
+}
+
+/// One device.
+#[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
+pub struct Device {
+    /// Its id.
+    pub id: String,
+    /// Its agent; none for a plain device.
+    pub agent: Option<String>,
+    /// `online`, `buffering` or `silent`.
+    pub status: &'static str,
+    /// Earliest event time.
+    pub first_seen: Time,
+    /// Latest event time.
+    pub last_event: Time,
+    /// Ingest time of the last message of its agent.
+    pub last_contact: Time,
+    /// How far it is known to be complete.
+    pub progress: Time,
+    /// Attributes by name.
+    pub attributes: BTreeMap<String, String>,
+    /// Last values by event time.
+    pub values: Vec<LastValue>,
+    /// The agent's last reported backlog.
+    pub backlog: Option<Backlog>,
+    /// The agent's clock.
+    pub clock: Option<ClockReport>,
+}
+
+/// One recent point of a series.
+#[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
+pub struct Point {
+    /// Event time.
+    pub time: Time,
+    /// The value.
+    pub value: Scalar,
+}
+
+/// One episode of a rule on a device.
+#[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
+pub struct Alert {
+    /// Stable id made from rule, device and begin.
+    pub id: String,
+    /// The rule.
+    pub rule: String,
+    /// `critical`, `error`, `warning` or `info`.
+    pub severity: &'static str,
+    /// `pending`, `firing` or `resolved`.
+    pub state: &'static str,
+    /// The device.
+    pub device: String,
+    /// The metric.
+    pub metric: String,
+    /// Attributes of the device when it began.
+    pub group: BTreeMap<String, String>,
+    /// Newest evidence.
+    pub value: f64,
+    /// The rule's limit.
+    pub threshold: f64,
+    /// Event time at which it began.
+    pub began: Time,
+    /// Ingest time at which it was learned.
+    pub reported: Time,
+    /// Event time at which it ended.
+    pub resolved: Option<Time>,
+    /// Whether a page goes out for it.
+    pub notified: bool,
+    /// One sentence for people.
+    pub summary: String,
+}
+
+/// One notification in the delivery log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct Notification {
+    /// Stable id; the receiver's idempotency key.
+    pub id: String,
+    /// The alert.
+    pub alert: String,
+    /// Name of the notifier.
+    pub target: String,
+    /// `raised` or `cleared`.
+    pub kind: String,
+    /// Tries so far.
+    pub attempts: u32,
+    /// `queued`, `delivered` or `failed`.
+    pub state: String,
+    /// When it was last tried.
+    pub last_attempt: Option<Time>,
+    /// The last HTTP status.
+    pub status: Option<u16>,
+    /// The last error.
+    pub error: Option<String>,
+}
+
+/// Something that was refused or set aside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct QuarantineItem {
+    /// Ingest time.
+    pub time: Time,
+    /// `refused` (at the door) or `quarantined` (accepted, set aside).
+    pub kind: &'static str,
+    /// Client id or topic.
+    pub source: Option<String>,
+    /// The agent.
+    pub agent: Option<String>,
+    /// The device.
+    pub device: Option<String>,
+    /// The metric.
+    pub metric: Option<String>,
+    /// The event's own time.
+    pub event_time: Option<Time>,
+    /// Reason from the closed list.
+    pub reason: &'static str,
+    /// For people.
+    pub message: String,
+    /// How many events or messages this entry stands for.
+    pub count: u64,
+}
+
+/// Something that needs a person: a rolled-back or cloned disk, lost state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct Incident {
+    /// Ingest time.
+    pub time: Time,
+    /// Its kind, such as `rollback_or_clone`.
+    pub kind: &'static str,
+    /// The agent.
+    pub agent: Option<String>,
+    /// For people.
+    pub message: String,
+}
+
+/// State of one partition.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, utoipa::ToSchema)]
+pub struct PartitionReport {
+    /// Its number.
+    pub partition: u16,
+    /// First record still in the log.
+    pub first_offset: u64,
+    /// Next record that will be written.
+    pub end_offset: u64,
+    /// Next record that will be processed.
+    pub processed_offset: u64,
+    /// Records written and not yet processed.
+    pub lag_records: u64,
+    /// Ingest time between the newest written and the newest processed record, seconds.
+    pub lag_seconds: f64,
+    /// The newest checkpoint.
+    pub checkpoint_offset: Option<u64>,
+    /// Ingest time since the newest checkpoint, seconds.
+    pub checkpoint_age_seconds: Option<f64>,
+    /// Agents known.
+    pub agents: u64,
+    /// Devices known.
+    pub devices: u64,
+    /// Windows held.
+    pub windows: u64,
+    /// Hash of the state at the newest checkpoint, hex.
+    pub state_hash: Option<String>,
+}
+
+/// Size of the files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, utoipa::ToSchema)]
+pub struct FileReport {
+    /// Bytes on disk.
+    pub bytes: u64,
+}
+
+/// The machine room.
+#[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
+pub struct System {
+    /// Version of the server.
+    pub version: String,
+    /// When it started.
+    pub started: Option<Time>,
+    /// Whether the processor has caught up since the start.
+    pub ready: bool,
+    /// Partitions.
+    pub partitions: Vec<PartitionReport>,
+    /// The log file.
+    pub log: FileReport,
+    /// The checkpoint file.
+    pub state: FileReport,
+    /// Newest incidents, at most 100, newest first.
+    pub incidents: Vec<Incident>,
+}
