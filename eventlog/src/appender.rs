@@ -1,14 +1,15 @@
 //! The one thread that writes `log.redb`: group commit, ingest times, trims, and recovery after a failure.
 //!
-//! A group is everything that was queued (up to the group's limit). It becomes one block per partition, all
-//! in one transaction with one durable commit; then every caller is answered. Being the only writer, the
+//! A group is everything that was queued (up to the group's limit). It becomes one block per partition (a few,
+//! where that fills pages better), all in one transaction with one durable commit; then every caller is answered. Being the only writer, the
 //! thread knows each partition's end without reading, and still compares it with the stored row.
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use redb::WriteTransaction;
 
-use crate::block::{encode, encoded_len};
+use crate::block::{encode, encoded_len, record_len};
 use crate::queue::{Appended, Group, Queue, Request, Trim};
 use crate::retention;
 use crate::store::{Fault, Store};
@@ -62,13 +63,13 @@ impl Appender {
         self.store.write(|txn| {
             requests
                 .chunk_by(|a, b| a.partition == b.partition)
-                .map(|run| Ok((run[0].partition, self.write_block(txn, run, now)?)))
+                .map(|run| Ok((run[0].partition, self.write_blocks(txn, run, now)?)))
                 .collect()
         })
     }
 
-    /// Writes all records of one partition's requests as one block.
-    fn write_block(
+    /// Writes all records of one partition's requests: one block, or a few whose pages they fill.
+    fn write_blocks(
         &self,
         txn: &WriteTransaction,
         run: &[Request],
@@ -77,26 +78,29 @@ impl Appender {
         let partition = run[0].partition;
         let before = self.tails.get(partition).unwrap_or_default();
         let ingest_time = before.last_ingest_time().map_or(now, |last| last.max(now));
-        let records = run.iter().flat_map(|request| &request.records);
-        let count = records.clone().count() as u64;
-        let length = encoded_len(records.clone());
-        let mut blocks = txn.open_table(BLOCKS)?;
-        let mut value = blocks.insert_reserve((partition.0, before.end), length)?;
-        encode(
-            value.as_mut(),
-            partition,
-            Offset(before.end),
+        let mut after = Tail {
             ingest_time,
-            records,
-        );
-        drop(value);
-        let after = Tail {
-            first: before.first,
-            end: before.end + count,
-            ingest_time,
-            blocks: before.blocks + 1,
-            bytes: before.bytes + length as u64,
+            ..before
         };
+        let mut blocks = txn.open_table(BLOCKS)?;
+        let records: Vec<&Bytes> = run.iter().flat_map(|request| &request.records).collect();
+        let mut rest = &records[..];
+        while !rest.is_empty() {
+            let (piece, later) = rest.split_at(piece(rest));
+            let length = encoded_len(piece);
+            let mut value = blocks.insert_reserve((partition.0, after.end), length)?;
+            encode(
+                value.as_mut(),
+                partition,
+                Offset(after.end),
+                ingest_time,
+                piece,
+            );
+            after.end += piece.len() as u64;
+            after.blocks += 1;
+            after.bytes += length as u64;
+            rest = later;
+        }
         replace_row(&self.store, txn, partition, before, after)?;
         Ok(after)
     }
@@ -219,4 +223,89 @@ pub(crate) fn replace_row(
     }
     rows.insert(partition.0, after.encode(partition.0).as_slice())?;
     Ok(())
+}
+
+/// Key, length and header that redb puts before a value that has a page of its own, and a little more.
+const PAGE_OVERHEAD: usize = 32;
+/// Below this, wasted page space is cheaper than more blocks.
+const PIECE_BYTES_LEAST: usize = 64 << 10;
+
+/// How many of the records make the next block. redb gives a large value a page of a power of two and writes
+/// all of it: a block that fills less than 7/8 of its page is cut, so that its first part fills the next
+/// smaller page.
+fn piece(records: &[&Bytes]) -> usize {
+    let whole = encoded_len(records) + PAGE_OVERHEAD;
+    let page = whole.next_power_of_two();
+    if page <= PIECE_BYTES_LEAST || whole >= page / 8 * 7 {
+        return records.len();
+    }
+    let room = page / 2 - PAGE_OVERHEAD;
+    let mut length = encoded_len(&[]);
+    let fits = |record: &&&Bytes| {
+        length += record_len(record);
+        length <= room
+    };
+    match records.iter().take_while(fits).count() {
+        // The first record needs the larger page in any case; the others fit beside it.
+        0 => records.len(),
+        count => count,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pieces(sizes: &[usize]) -> Vec<usize> {
+        let records: Vec<Bytes> = sizes
+            .iter()
+            .map(|size| Bytes::from(vec![0; *size]))
+            .collect();
+        let records: Vec<&Bytes> = records.iter().collect();
+        let mut rest = &records[..];
+        let mut counts = Vec::new();
+        while !rest.is_empty() {
+            let count = piece(rest);
+            counts.push(count);
+            rest = &rest[count..];
+        }
+        counts
+    }
+
+    #[test]
+    fn blocks_fill_their_pages() {
+        // Small groups stay whole, whatever their page wastes.
+        assert_eq!(pieces(&[2500; 14]), [14]);
+        assert_eq!(pieces(&[2500; 26]), [26]);
+        // 75,000 bytes: one page of 64 KiB and the rest.
+        assert_eq!(pieces(&[2500; 30]), [26, 4]);
+        // 125,000 bytes nearly fill 128 KiB.
+        assert_eq!(pieces(&[2500; 50]), [50]);
+        // 1 MiB is cut by whole pages: 1 MiB would not hold its own header.
+        let cut = pieces(&[1024; 1024]);
+        assert_eq!(cut.iter().sum::<usize>(), 1024);
+        assert!(cut[0] >= 500 && cut.len() <= 5, "{cut:?}");
+        // Records that fill a page alone.
+        assert_eq!(pieces(&[300_000, 300_000, 10]), [1, 2]);
+        assert_eq!(pieces(&[4 << 20]), [1]);
+    }
+
+    #[test]
+    fn pages_waste_little() {
+        for count in 27..900 {
+            let sizes = vec![2500; count];
+            let mut at = 0;
+            let mut written = 0;
+            for piece in pieces(&sizes) {
+                let length: usize =
+                    sizes[at..at + piece].iter().sum::<usize>() + piece * 2 + 21 + 18;
+                written += length.next_power_of_two().max(4096);
+                at += piece;
+            }
+            assert!(
+                written <= count * 2500 * 5 / 4 + 65_536,
+                "{count}: {written}"
+            );
+        }
+    }
 }

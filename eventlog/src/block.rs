@@ -41,27 +41,31 @@ fn seed(partition: PartitionId, first: Offset) -> u64 {
 }
 
 /// Bytes that `encode` will need.
-pub(crate) fn encoded_len<'a>(records: impl Iterator<Item = &'a Bytes>) -> usize {
+pub(crate) fn encoded_len(records: &[&Bytes]) -> usize {
     HEADER
         + CHECKSUM
         + records
-            .map(|r| varint_len(r.len()) + r.len())
+            .iter()
+            .map(|record| record_len(record))
             .sum::<usize>()
 }
 
+/// Bytes of one record in a block, with its length.
+pub(crate) fn record_len(record: &Bytes) -> usize {
+    varint_len(record.len()) + record.len()
+}
+
 /// Writes a block into `out`, whose length is `encoded_len`.
-pub(crate) fn encode<'a>(
+pub(crate) fn encode(
     out: &mut [u8],
     partition: PartitionId,
     first: Offset,
     ingest_time: i64,
-    records: impl Iterator<Item = &'a Bytes> + Clone,
+    records: &[&Bytes],
 ) {
     let mut at = HEADER;
-    let mut count = 0u32;
-    for record in records.clone() {
+    for record in records {
         at += put_varint(&mut out[at..], record.len());
-        count += 1;
     }
     for record in records {
         out[at..at + record.len()].copy_from_slice(record);
@@ -69,7 +73,8 @@ pub(crate) fn encode<'a>(
     }
     out[0] = VERSION;
     out[1..9].copy_from_slice(&ingest_time.to_le_bytes());
-    out[9..HEADER].copy_from_slice(&count.to_le_bytes());
+    // The queue holds fewer records than fit into a u32.
+    out[9..HEADER].copy_from_slice(&(records.len() as u32).to_le_bytes());
     let checksum = xxh3_64_with_seed(&out[..at], seed(partition, first));
     out[at..].copy_from_slice(&checksum.to_le_bytes());
 }
@@ -190,8 +195,9 @@ mod tests {
     const FIRST: Offset = Offset(1000);
 
     fn encoded(records: &[Bytes]) -> Vec<u8> {
-        let mut out = vec![0xee; encoded_len(records.iter())];
-        encode(&mut out, P, FIRST, -5, records.iter());
+        let records: Vec<&Bytes> = records.iter().collect();
+        let mut out = vec![0xee; encoded_len(&records)];
+        encode(&mut out, P, FIRST, -5, &records);
         out
     }
 

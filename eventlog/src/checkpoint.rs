@@ -1,5 +1,7 @@
 //! Checkpoints: one atomic transaction per partition with the snapshot, rows, outbox rows and the log offset.
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
 use redb::{ReadOnlyTable, ReadTransaction, ReadableTable, TableDefinition, WriteTransaction};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64_with_seed};
 
@@ -84,15 +86,22 @@ impl Log {
                 }
                 .into());
             }
-            let head = put_snapshot(txn, partition, offset, &checkpoint.snapshot, previous)?;
-            heads.insert(partition.0, head.encode(partition).as_slice())?;
+            let mut head = put_snapshot(txn, partition, offset, &checkpoint.snapshot, previous)?;
             let mut rows = txn.open_table(ROWS)?;
             for (key, value) in &checkpoint.rows {
-                match value {
-                    Some(value) => put_row(&mut rows, partition, key, value)?,
-                    None => drop(rows.remove((partition.0, key.as_slice()))?),
+                let old = match value {
+                    Some(value) => {
+                        let sealed = seal(key, value, u64::from(partition.0));
+                        head.rows.add(&sealed);
+                        rows.insert((partition.0, key.as_slice()), sealed.as_slice())?
+                    }
+                    None => rows.remove((partition.0, key.as_slice()))?,
+                };
+                if let Some(old) = old {
+                    head.rows.remove(old.value());
                 }
             }
+            heads.insert(partition.0, head.encode(partition).as_slice())?;
             outbox::insert_absent(txn, &checkpoint.outbox)
         })
     }
@@ -127,7 +136,8 @@ impl Log {
         })
     }
 
-    /// Calls `f` with key and value of each row of `partition`, in key order, as of one moment.
+    /// Calls `f` with key and value of each row of `partition`, in key order, as of one moment. That no row is
+    /// missing is known only at the end: what `f` gathered is to be used only after `Ok`.
     ///
     /// **Errors.** [`Error::Corrupt`], [`Error::Io`]; `f` has then seen some rows, or none.
     pub fn rows(
@@ -138,27 +148,43 @@ impl Log {
         self.check(partition)?;
         let store = &self.inner().state;
         let mut begun = false;
-        store.read(|txn| {
+        let mut panicked = None;
+        let result = store.read(|txn| {
             if begun {
                 // A second run would show rows twice.
-                return Err(corrupt(
-                    store,
-                    partition,
-                    None,
-                    "the rows could not be read to the end".to_owned(),
-                )
-                .into());
+                let source = std::io::Error::from(std::io::ErrorKind::Interrupted);
+                return Err(Error::of_io(store.path(), "read", source).into());
             }
+            let expected = head(store, &txn.open_table(CHECKPOINTS)?, partition)?
+                .map_or_else(Digest::default, |head| head.rows);
+            let mut found = Digest::default();
             let rows = txn.open_table(ROWS)?;
             let (from, to) = ((partition.0, &[][..]), (partition.0 + 1, &[][..]));
             for entry in rows.range(from..to)? {
                 begun = true;
                 let (key, value) = entry?;
                 let (_, key) = key.value();
-                f(key, row_value(store, partition, key, value.value())?);
+                found.add(value.value());
+                let value = row_value(store, partition, key, value.value())?;
+                // A panic of the caller is not one of redb: it is passed on below.
+                if let Err(panic) = catch_unwind(AssertUnwindSafe(|| f(key, value))) {
+                    panicked = Some(panic);
+                    return Ok(());
+                }
+            }
+            if found != expected {
+                let what = format!(
+                    "there are {} rows, the checkpoint has {} (or others)",
+                    found.rows, expected.rows
+                );
+                return Err(corrupt(store, partition, None, what).into());
             }
             Ok(())
-        })
+        });
+        if let Some(panic) = panicked {
+            resume_unwind(panic);
+        }
+        result
     }
 
     /// One row of `partition`.
@@ -196,9 +222,37 @@ struct Head {
     offset: Offset,
     length: u64,
     checksum: u64,
+    rows: Digest,
 }
 
-const HEAD: usize = 32;
+const HEAD: usize = 48;
+
+/// How many rows a table holds and the sum of their checksums: a row that a damaged page hides is missed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Digest {
+    pub(crate) rows: u64,
+    pub(crate) sum: u64,
+}
+
+impl Digest {
+    /// Takes in a row by its stored value, which ends with its checksum.
+    pub(crate) fn add(&mut self, sealed: &[u8]) {
+        self.rows = self.rows.wrapping_add(1);
+        self.sum = self.sum.wrapping_add(seal_of(sealed));
+    }
+
+    /// Takes out a row by its stored value.
+    pub(crate) fn remove(&mut self, sealed: &[u8]) {
+        self.rows = self.rows.wrapping_sub(1);
+        self.sum = self.sum.wrapping_sub(seal_of(sealed));
+    }
+}
+
+fn seal_of(sealed: &[u8]) -> u64 {
+    sealed
+        .last_chunk()
+        .map_or(0, |checksum| u64::from_le_bytes(*checksum))
+}
 
 impl Head {
     fn chunks(&self) -> u32 {
@@ -210,22 +264,29 @@ impl Head {
         out[..8].copy_from_slice(&self.offset.0.to_le_bytes());
         out[8..16].copy_from_slice(&self.length.to_le_bytes());
         out[16..24].copy_from_slice(&self.checksum.to_le_bytes());
-        let own = xxh3_64_with_seed(&out[..24], u64::from(partition.0));
-        out[24..].copy_from_slice(&own.to_le_bytes());
+        out[24..32].copy_from_slice(&self.rows.rows.to_le_bytes());
+        out[32..40].copy_from_slice(&self.rows.sum.to_le_bytes());
+        let own = xxh3_64_with_seed(&out[..40], u64::from(partition.0));
+        out[40..].copy_from_slice(&own.to_le_bytes());
         out
     }
 
     fn decode(bytes: &[u8], partition: PartitionId) -> Option<Head> {
         if bytes.len() != HEAD
-            || xxh3_64_with_seed(&bytes[..24], u64::from(partition.0)).to_le_bytes() != bytes[24..]
+            || xxh3_64_with_seed(&bytes[..40], u64::from(partition.0)).to_le_bytes() != bytes[40..]
         {
             return None;
         }
         let field = |index: usize| u64::from_le_bytes(array(&bytes[index * 8..]));
+        let rows = Digest {
+            rows: field(3),
+            sum: field(4),
+        };
         Some(Head {
             offset: Offset(field(0)),
             length: field(1),
             checksum: field(2),
+            rows,
         })
     }
 }
@@ -263,6 +324,7 @@ fn put_snapshot(
         offset,
         length: snapshot.len() as u64,
         checksum,
+        rows: previous.map_or_else(Digest::default, |previous| previous.rows),
     };
     for index in head.chunks()..previous.map_or(0, |previous| previous.chunks()) {
         table.remove((partition.0, index))?;
@@ -299,17 +361,6 @@ fn get_snapshot(
         return Ok(Err("the checksum of the snapshot does not match".to_owned()));
     }
     Ok(Ok(snapshot))
-}
-
-fn put_row(
-    rows: &mut redb::Table<'_, (u16, &'static [u8]), &'static [u8]>,
-    partition: PartitionId,
-    key: &[u8],
-    value: &[u8],
-) -> Result<(), Fault> {
-    let sealed = seal(key, value, u64::from(partition.0));
-    rows.insert((partition.0, key), sealed.as_slice())?;
-    Ok(())
 }
 
 fn row_value<'a>(
@@ -366,6 +417,7 @@ mod tests {
             offset: Offset(5),
             length: CHUNK as u64 + 1,
             checksum: 77,
+            rows: Digest { rows: 3, sum: 9 },
         };
         assert_eq!(head.chunks(), 2);
         let bytes = head.encode(PartitionId(1));

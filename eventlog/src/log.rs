@@ -6,11 +6,11 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
-use redb::{ReadTransaction, TableDefinition, TableError};
+use redb::{ReadTransaction, TableDefinition, TableError, WriteTransaction};
 
 use crate::appender::Appender;
 use crate::queue::{Appended, Pending, Queue, Reply};
-use crate::store::{Fault, Files, Storage, Store, lock};
+use crate::store::{DirLock, Fault, Files, Storage, Store, lock};
 use crate::tail::{BLOCKS, PARTITIONS, Tails};
 use crate::{Error, Settings, checkpoint, outbox, tail};
 
@@ -81,6 +81,8 @@ pub(crate) struct Inner {
     pub(crate) queue: Arc<Queue>,
     pub(crate) tails: Arc<Tails>,
     appender: Mutex<Option<JoinHandle<()>>>,
+    /// Released last, when both databases are closed.
+    _lock: DirLock,
 }
 
 impl Log {
@@ -112,43 +114,45 @@ impl Log {
         storage
             .create_dir(dir)
             .map_err(|error| Error::of_io(dir, "create", error))?;
-        let cache_bytes = settings.cache_bytes / 2;
-        let log = Arc::new(Store::open(
-            dir.join("log.redb"),
-            cache_bytes,
-            storage.clone(),
-        )?);
-        let state = Store::open(dir.join("state.redb"), cache_bytes, storage.clone())?;
-        let log_is_new = is_new(&log, settings.partitions)?;
-        let state_is_new = is_new(&state, settings.partitions)?;
-        if log_is_new && !state_is_new {
-            return Err(Error::Corrupt {
-                path: log.path().to_path_buf(),
-                partition: None,
-                offset: None,
-                what: "it is empty or missing although state.redb belongs to a log".to_owned(),
-            });
-        }
+        let lock_path = dir.join("lock");
+        let lock = storage
+            .lock_dir(&lock_path)
+            .map_err(|error| Error::of_io(&lock_path, "lock", error))?;
+        let lock = lock.ok_or(Error::InUse { path: lock_path })?;
+        let (log_path, state_path) = (dir.join("log.redb"), dir.join("state.redb"));
+        let exists = |path| {
+            storage
+                .exists(path)
+                .map_err(|error| Error::of_io(path, "open", error))
+        };
         // In this order: a crash in between leaves a log without checkpoints, which is a new log.
-        if log_is_new {
-            found(&log, settings.partitions, |txn| {
+        if !exists(&log_path)? {
+            if exists(&state_path)? {
+                return Err(corrupt(
+                    &log_path,
+                    "it is missing although state.redb is there",
+                ));
+            }
+            Store::create(&log_path, storage, |txn| {
                 txn.open_table(BLOCKS)?;
                 txn.open_table(PARTITIONS)?;
-                Ok(())
+                found(txn, settings.partitions)
             })?;
         }
-        if state_is_new {
-            found(&state, settings.partitions, |txn| {
+        if !exists(&state_path)? {
+            Store::create(&state_path, storage, |txn| {
                 txn.open_table(checkpoint::CHECKPOINTS)?;
                 txn.open_table(checkpoint::SNAPSHOTS)?;
                 txn.open_table(checkpoint::ROWS)?;
                 txn.open_table(outbox::OUTBOX)?;
-                Ok(())
+                found(txn, settings.partitions)
             })?;
         }
-        storage
-            .sync_dir(dir)
-            .map_err(|error| Error::of_io(dir, "write", error))?;
+        let cache_bytes = settings.cache_bytes / 2;
+        let log = Arc::new(Store::open(log_path, cache_bytes, storage.clone())?);
+        let state = Store::open(state_path, cache_bytes, storage.clone())?;
+        check_meta(&log, settings.partitions)?;
+        check_meta(&state, settings.partitions)?;
 
         let tails = log.read(|txn| tail::load(&log, txn, settings.partitions))?;
         let checkpoints =
@@ -191,6 +195,7 @@ impl Log {
             queue,
             tails,
             appender: Mutex::new(Some(thread)),
+            _lock: lock,
         })))
     }
 
@@ -340,15 +345,17 @@ impl Drop for Inner {
 }
 
 /// What kind of file this is. In both databases.
-const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
+pub(crate) const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 const FORMAT: u64 = 1;
 
-/// Whether a database has just been created; refuses one of another format or partition count.
-fn is_new(store: &Store, partitions: u16) -> Result<bool, Error> {
+/// Refuses a database of another format or partition count.
+fn check_meta(store: &Store, partitions: u16) -> Result<(), Error> {
     store.read(|txn: &ReadTransaction| {
         let meta = match txn.open_table(META) {
             Ok(meta) => meta,
-            Err(TableError::TableDoesNotExist(_)) => return Ok(true),
+            Err(TableError::TableDoesNotExist(_)) => {
+                return Err(corrupt(store.path(), "it is not a database of the event log").into());
+            }
             Err(error) => return Err(error.into()),
         };
         let path = || store.path().to_path_buf();
@@ -374,21 +381,23 @@ fn is_new(store: &Store, partitions: u16) -> Result<bool, Error> {
             }
             .into());
         }
-        Ok(false)
+        Ok(())
     })
 }
 
-/// Founds a database: its tables and what it is, in one transaction.
-fn found(
-    store: &Store,
-    partitions: u16,
-    tables: impl FnOnce(&redb::WriteTransaction) -> Result<(), Fault>,
-) -> Result<(), Error> {
-    store.write(|txn| {
-        tables(txn)?;
-        let mut meta = txn.open_table(META)?;
-        meta.insert("format", FORMAT)?;
-        meta.insert("partitions", u64::from(partitions))?;
-        Ok(())
-    })
+/// Writes what a database is.
+fn found(txn: &WriteTransaction, partitions: u16) -> Result<(), Fault> {
+    let mut meta = txn.open_table(META)?;
+    meta.insert("format", FORMAT)?;
+    meta.insert("partitions", u64::from(partitions))?;
+    Ok(())
+}
+
+fn corrupt(path: &Path, what: &str) -> Error {
+    Error::Corrupt {
+        path: path.to_path_buf(),
+        partition: None,
+        offset: None,
+        what: what.to_owned(),
+    }
 }

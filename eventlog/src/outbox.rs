@@ -3,9 +3,12 @@
 //! Rows enter with the checkpoint that decided them, or one by one, and only if their key is not there:
 //! a replay after a crash decides the same effects again and finds them.
 
+use std::collections::BTreeMap;
+
 use redb::{ReadableTable, TableDefinition, WriteTransaction};
 
-use crate::checkpoint::{seal, unseal};
+use crate::checkpoint::{Digest, seal, unseal};
+use crate::log::META;
 use crate::store::{Fault, Store};
 use crate::{Error, Log};
 
@@ -34,11 +37,10 @@ impl Log {
     pub fn outbox_update(&self, key: &[u8], value: &[u8]) -> Result<bool, Error> {
         self.inner().state.write(|txn| {
             let mut outbox = txn.open_table(OUTBOX)?;
-            let there = outbox.get(key)?.is_some();
-            if there {
-                outbox.insert(key, seal(key, value, SEED).as_slice())?;
+            if outbox.get(key)?.is_none() {
+                return Ok(false);
             }
-            Ok(there)
+            change(txn, &mut outbox, [(key, Some(value))].into_iter())
         })
     }
 
@@ -46,23 +48,41 @@ impl Log {
     ///
     /// **Errors.** As [`Log::outbox_put`].
     pub fn outbox_delete(&self, key: &[u8]) -> Result<bool, Error> {
-        self.inner()
-            .state
-            .write(|txn| Ok(txn.open_table(OUTBOX)?.remove(key)?.is_some()))
+        self.inner().state.write(|txn| {
+            let mut outbox = txn.open_table(OUTBOX)?;
+            change(txn, &mut outbox, [(key, None)].into_iter())
+        })
     }
 
     /// All rows in key order, as of one moment.
     ///
-    /// **Errors.** [`Error::Corrupt`], [`Error::Io`].
+    /// **Errors.** [`Error::Corrupt`] when a row is damaged or one is missing, [`Error::Io`].
     pub fn outbox_all(&self) -> Result<Vec<OutboxRow>, Error> {
         let store = &self.inner().state;
         store.read(|txn| {
+            let expected = digest(&txn.open_table(META)?)?;
+            let mut found = Digest::default();
             let mut rows = Vec::new();
             for entry in txn.open_table(OUTBOX)?.iter()? {
                 let (key, value) = entry?;
-                let key = key.value();
-                let value = unseal(key, value.value(), SEED).ok_or_else(|| corrupt(store, key))?;
+                let (key, sealed) = (key.value(), value.value());
+                found.add(sealed);
+                let value = unseal(key, sealed, SEED).ok_or_else(|| {
+                    corrupt(
+                        store,
+                        format!(
+                            "the checksum of the outbox row with key {key:02x?} does not match"
+                        ),
+                    )
+                })?;
                 rows.push((key.to_vec(), value.to_vec()));
+            }
+            if found != expected {
+                let what = format!(
+                    "the outbox has {} rows, there should be {} (or others)",
+                    found.rows, expected.rows
+                );
+                return Err(corrupt(store, what).into());
             }
             Ok(rows)
         })
@@ -71,19 +91,68 @@ impl Log {
 
 pub(crate) fn insert_absent(txn: &WriteTransaction, rows: &[OutboxRow]) -> Result<(), Fault> {
     let mut outbox = txn.open_table(OUTBOX)?;
+    let mut absent = BTreeMap::new();
     for (key, value) in rows {
         if outbox.get(key.as_slice())?.is_none() {
-            outbox.insert(key.as_slice(), seal(key, value, SEED).as_slice())?;
+            // The first of several with one key counts.
+            absent.entry(key.as_slice()).or_insert(value.as_slice());
         }
+    }
+    if !absent.is_empty() {
+        change(
+            txn,
+            &mut outbox,
+            absent.into_iter().map(|(key, value)| (key, Some(value))),
+        )?;
     }
     Ok(())
 }
 
-fn corrupt(store: &Store, key: &[u8]) -> Error {
+/// Puts or deletes rows and keeps the digest. Whether one of the keys was there.
+fn change<'a>(
+    txn: &WriteTransaction,
+    outbox: &mut redb::Table<'_, &'static [u8], &'static [u8]>,
+    rows: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)>,
+) -> Result<bool, Fault> {
+    let mut meta = txn.open_table(META)?;
+    let mut digest = digest(&meta)?;
+    let mut any = false;
+    for (key, value) in rows {
+        let old = match value {
+            Some(value) => {
+                let sealed = seal(key, value, SEED);
+                digest.add(&sealed);
+                outbox.insert(key, sealed.as_slice())?
+            }
+            None => outbox.remove(key)?,
+        };
+        if let Some(old) = old {
+            any = true;
+            digest.remove(old.value());
+        }
+    }
+    meta.insert(ROWS_KEY, digest.rows)?;
+    meta.insert(SUM_KEY, digest.sum)?;
+    Ok(any)
+}
+
+const ROWS_KEY: &str = "outbox_rows";
+const SUM_KEY: &str = "outbox_sum";
+
+fn digest(meta: &impl ReadableTable<&'static str, u64>) -> Result<Digest, Fault> {
+    let number =
+        |key: &str| -> Result<u64, Fault> { Ok(meta.get(key)?.map_or(0, |value| value.value())) };
+    Ok(Digest {
+        rows: number(ROWS_KEY)?,
+        sum: number(SUM_KEY)?,
+    })
+}
+
+fn corrupt(store: &Store, what: String) -> Error {
     Error::Corrupt {
         path: store.path().to_path_buf(),
         partition: None,
         offset: None,
-        what: format!("the checksum of the outbox row with key {key:02x?} does not match"),
+        what,
     }
 }

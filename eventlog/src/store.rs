@@ -6,6 +6,8 @@
 //! database and opens it anew, a panic becomes [`Error::Corrupt`].
 
 use std::fmt::Debug;
+use std::fs::{File, TryLockError};
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -19,51 +21,97 @@ use crate::Error;
 
 /// Where databases are kept: files, or what a test puts in their place.
 pub(crate) trait Storage: Debug + Send + Sync {
-    /// Opens the database at `path`, or creates an empty one.
+    /// Makes the folder and makes its existence durable.
+    fn create_dir(&self, dir: &Path) -> io::Result<()>;
+
+    /// Locks the folder against other processes for as long as the result lives. `None`: it is locked.
+    fn lock_dir(&self, lock: &Path) -> io::Result<Option<DirLock>>;
+
+    /// Whether there is a file at `path`.
+    fn exists(&self, path: &Path) -> io::Result<bool>;
+
+    /// Creates an empty database at `path`, in place of whatever is there.
+    fn create(&self, path: &Path, builder: &Builder) -> Result<Database, DatabaseError>;
+
+    /// Opens the database at `path`.
     fn open(&self, path: &Path, builder: &Builder) -> Result<Database, DatabaseError>;
 
+    /// Gives a file its name and makes that durable.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+
     /// Bytes of the file at `path`.
-    fn file_bytes(&self, path: &Path) -> std::io::Result<u64>;
-
-    /// Makes the folder and makes its existence durable.
-    fn create_dir(&self, dir: &Path) -> std::io::Result<()>;
-
-    /// Makes the entries of a folder durable: a file whose name is lost is lost.
-    fn sync_dir(&self, dir: &Path) -> std::io::Result<()>;
+    fn file_bytes(&self, path: &Path) -> io::Result<u64>;
 }
+
+/// A held lock; dropping it releases it.
+pub(crate) type DirLock = Box<dyn Debug + Send + Sync>;
 
 /// The real storage: files of the operating system.
 #[derive(Debug)]
 pub(crate) struct Files;
 
 impl Storage for Files {
-    fn open(&self, path: &Path, builder: &Builder) -> Result<Database, DatabaseError> {
-        builder.create(path)
-    }
-
-    fn file_bytes(&self, path: &Path) -> std::io::Result<u64> {
-        Ok(std::fs::metadata(path)?.len())
-    }
-
-    fn create_dir(&self, dir: &Path) -> std::io::Result<()> {
+    fn create_dir(&self, dir: &Path) -> io::Result<()> {
         std::fs::create_dir_all(dir)?;
         match dir.canonicalize()?.parent() {
             // A parent that cannot be read cannot be synced either; the folder itself is there.
-            Some(parent) => self.sync_dir(parent).or_else(|error| match error.kind() {
-                std::io::ErrorKind::PermissionDenied => Ok(()),
+            Some(parent) => sync_dir(parent).or_else(|error| match error.kind() {
+                io::ErrorKind::PermissionDenied => Ok(()),
                 _ => Err(error),
             }),
             None => Ok(()),
         }
     }
 
-    fn sync_dir(&self, dir: &Path) -> std::io::Result<()> {
-        // Windows has no such call; its file systems journal the entries.
-        if cfg!(unix) {
-            std::fs::File::open(dir)?.sync_all()
-        } else {
-            Ok(())
+    fn lock_dir(&self, lock: &Path) -> io::Result<Option<DirLock>> {
+        let file = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(lock)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Box::new(file))),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            // Some network file systems have no locks; redb's own lock has the same limit.
+            Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => {
+                Ok(Some(Box::new(file)))
+            }
+            Err(TryLockError::Error(error)) => Err(error),
         }
+    }
+
+    fn exists(&self, path: &Path) -> io::Result<bool> {
+        path.try_exists()
+    }
+
+    fn create(&self, path: &Path, builder: &Builder) -> Result<Database, DatabaseError> {
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
+            _ => builder.create(path),
+        }
+    }
+
+    fn open(&self, path: &Path, builder: &Builder) -> Result<Database, DatabaseError> {
+        builder.open(path)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        std::fs::rename(from, to)?;
+        to.parent().map_or(Ok(()), sync_dir)
+    }
+
+    fn file_bytes(&self, path: &Path) -> io::Result<u64> {
+        Ok(std::fs::metadata(path)?.len())
+    }
+}
+
+/// Makes the entries of a folder durable: a file whose name is lost is lost.
+fn sync_dir(dir: &Path) -> io::Result<()> {
+    // Windows has no such call; its file systems journal the entries.
+    if cfg!(unix) {
+        File::open(dir)?.sync_all()
+    } else {
+        Ok(())
     }
 }
 
@@ -121,6 +169,7 @@ impl Debug for Handle {
 }
 
 impl Store {
+    /// Opens the database at `path`.
     pub(crate) fn open(
         path: PathBuf,
         cache_bytes: usize,
@@ -135,6 +184,46 @@ impl Store {
         };
         store.reopen(&lock(&store.writer))?;
         Ok(store)
+    }
+
+    /// Creates the database at `path` with the tables and rows that `found` writes. It gets its name when it is
+    /// complete and durable: redb does not open a file whose creation was cut off, so none may be left behind.
+    pub(crate) fn create(
+        path: &Path,
+        storage: &Arc<dyn Storage>,
+        found: impl FnOnce(&WriteTransaction) -> Result<(), Fault>,
+    ) -> Result<(), Error> {
+        let new = path.with_extension("new");
+        let store = Store {
+            path: new.clone(),
+            cache_bytes: 1 << 20,
+            storage: storage.clone(),
+            database: RwLock::new(None),
+            writer: Mutex::new(()),
+        };
+        let created =
+            store.guarded(|| Ok(storage.create(&new, Builder::new().set_cache_size(1 << 20))?));
+        let created = created.map_err(|fault| store.error("create", fault))?;
+        *store
+            .database
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = Some(Handle(created));
+        store.write(found)?;
+        store.close()?;
+        storage
+            .rename(&new, path)
+            .map_err(|error| Error::of_io(path, "create", error))
+    }
+
+    fn close(self) -> Result<(), Error> {
+        let database = self
+            .database
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner);
+        match database.map(|Handle(database)| database.close()) {
+            Some(Err(error)) => Err(Error::of_redb(&self.path, "close", error.into())),
+            _ => Ok(()),
+        }
     }
 
     pub(crate) fn path(&self) -> &Path {

@@ -242,7 +242,7 @@ fn a_second_opener_is_refused() {
     let log = open(dir.path());
     let error = Log::open(dir.path(), settings(), fixed(0)).unwrap_err();
     assert!(
-        matches!(&error, Error::InUse { path } if path.ends_with("log.redb")),
+        matches!(&error, Error::InUse { path } if path.ends_with("lock")),
         "{error}"
     );
     assert!(error.to_string().contains("stop that process"));
