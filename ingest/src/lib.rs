@@ -1,1 +1,200 @@
-//! MQTT front or broker, admission, partitioning, append, acks, downlink
+//! Ingest: from MQTT to the durable log.
+//!
+//! What arrives comes through one small interface ([`broker`]) with three forms: the **front** (our
+//! own MQTT 3.1.1 and 5 endpoint, the default), **rumqttd** in this process, or an **external**
+//! broker by shared subscription. Behind it there is one gate: permission, admission (version,
+//! size, checksum, whose it is; plain JSON), one message → one partition → one record, and after the
+//! durable append the ack of exactly that range (PROTOCOL.md N1 to N3).
+//!
+//! **Stateless.** Nothing here must survive a restart: what was not acknowledged is sent again, and
+//! the processor recognises repeats. The retained statuses are a convenience and come back with the
+//! agents.
+//!
+//! **Back-pressure.** A full queue of the log means that sockets are not read. A log that cannot take
+//! a message (full disk) means no PUBACK and no ack, and after a while the connection is closed with
+//! that reason; `tidewatch_ingest_append_errors_total` shows it.
+//!
+//! **What publishers are told.** With the front, PUBACK means "on disk". rumqttd and external brokers
+//! acknowledge by themselves and do not tell who published: there the topic's agent is taken for the
+//! publisher, so such a broker belongs on a trusted network. Agents of ours lose nothing either way:
+//! only our ack deletes.
+
+mod acks;
+pub mod admission;
+mod append;
+pub mod auth;
+pub mod broker;
+mod front;
+mod intake;
+mod meters;
+mod refusals;
+pub mod settings;
+mod ticker;
+
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+
+use anyhow::Context as _;
+use eventlog::{Clock, Log};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+pub use append::{Append, Appending};
+pub use broker::{Downlink, DownlinkError};
+pub use settings::{Settings, SettingsError};
+
+use auth::Auth;
+use front::Front;
+use intake::{Door, Gate};
+use meters::Meters;
+use refusals::Refusals;
+use settings::{Broker, ms};
+use ticker::Activity;
+
+/// Ingest, bound to its address and ready to run.
+pub struct Ingest {
+    settings: Settings,
+    log: Arc<dyn Append>,
+    meters: Arc<Meters>,
+    refusals: Arc<Refusals>,
+    activity: Arc<Activity>,
+    downlink: Downlink,
+    local_addr: Option<SocketAddr>,
+    form: Form,
+}
+
+enum Form {
+    Front(Front),
+}
+
+impl Ingest {
+    /// Checks the settings, binds the address, and notes in every partition of the log that nothing
+    /// could enter since its last record. Nothing is served before [`Ingest::run`].
+    ///
+    /// Install the program's `metrics` recorder before this.
+    ///
+    /// **Errors**: settings that cannot work, an address that is taken, a log that does not append.
+    pub async fn bind(
+        settings: Settings,
+        log: Log,
+        auth: Arc<dyn Auth>,
+        clock: Clock,
+    ) -> anyhow::Result<Self> {
+        Self::bind_to(settings, Arc::new(log), auth, clock).await
+    }
+
+    /// As [`Ingest::bind`], over anything that appends.
+    ///
+    /// **Errors**: as [`Ingest::bind`].
+    pub async fn bind_to(
+        settings: Settings,
+        log: Arc<dyn Append>,
+        auth: Arc<dyn Auth>,
+        clock: Clock,
+    ) -> anyhow::Result<Self> {
+        settings.check()?;
+        let meters = Arc::new(Meters::new());
+        let interval = ms(settings.refusal_interval_ms);
+        let refusals = Arc::new(Refusals::new(settings.refusal_keys_max, interval));
+        let activity = Arc::new(Activity::new(log.partitions()));
+        let gate = Arc::new(Gate {
+            log: Arc::clone(&log),
+            auth: Arc::clone(&auth),
+            limits: settings.admission.clone(),
+            refusals: Arc::clone(&refusals),
+            activity: Arc::clone(&activity),
+            meters: Arc::clone(&meters),
+            clock: clock.clone(),
+            downlink: OnceLock::new(),
+        });
+        let (form, downlink, local_addr) = match &settings.broker {
+            Broker::Front => {
+                let listener = TcpListener::bind(settings.listen)
+                    .await
+                    .with_context(|| format!("listen for MQTT on {}", settings.listen))?;
+                let local_addr = listener.local_addr().context("read the bound address")?;
+                let table = front::table(&settings.front, Arc::clone(&meters));
+                let downlink = Downlink::new(table.clone());
+                let front = Front::new(
+                    listener,
+                    settings.front.clone(),
+                    settings.shutdown_grace_ms,
+                    auth,
+                    Arc::new(Door(Arc::clone(&gate))),
+                    table,
+                    Arc::clone(&meters),
+                );
+                (Form::Front(front), downlink, Some(local_addr))
+            }
+            Broker::Rumqttd | Broker::External(_) => anyhow::bail!(
+                "broker {} is not part of this build; use \"front\"",
+                settings.broker
+            ),
+        };
+        let _ = gate.downlink.set(downlink.clone());
+        ticker::note_gap(&*log, &clock).await?;
+        Ok(Self {
+            settings,
+            log,
+            meters,
+            refusals,
+            activity,
+            downlink,
+            local_addr,
+            form,
+        })
+    }
+
+    /// Where MQTT clients connect; none with an external broker.
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        self.local_addr
+    }
+
+    /// The way down to the agents, for acks and commands.
+    pub fn downlink(&self) -> Downlink {
+        self.downlink.clone()
+    }
+
+    /// Serves until `stop`. Then it takes nothing new, waits for the appends under way (at most
+    /// `shutdown_grace_ms`), acknowledges them, says goodbye, and returns. The log stays open.
+    ///
+    /// **Errors**: the broker form cannot go on.
+    pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
+        let Self {
+            settings,
+            log,
+            meters,
+            refusals,
+            activity,
+            form,
+            ..
+        } = self;
+        let ticker = tokio::spawn(ticker::run(
+            Arc::clone(&log),
+            activity,
+            settings.tick_ms,
+            meters,
+            stop.clone(),
+        ));
+        // Refusals are written until the last connection is gone.
+        let served = CancellationToken::new();
+        let writer = {
+            let (refusals, log, served) = (Arc::clone(&refusals), Arc::clone(&log), served.clone());
+            tokio::spawn(async move { refusals.run(&*log, served).await })
+        };
+        let result = match form {
+            Form::Front(front) => {
+                front.run(stop.clone()).await;
+                Ok(())
+            }
+        };
+        stop.cancelled().await;
+        served.cancel();
+        let grace = ms(settings.shutdown_grace_ms);
+        if tokio::time::timeout(grace, writer).await.is_err() {
+            tracing::warn!("stopped with refusals unwritten");
+        }
+        ticker.abort();
+        result
+    }
+}

@@ -1,0 +1,155 @@
+//! What was refused, as records in the log: counted together, so that a broken device that sends a
+//! thousand times a second costs one record per interval.
+//!
+//! The first refusal of a (source, reason) is written at once; those that follow are counted and
+//! written once per interval. Refusals are not data: a crash may lose the counts of the last interval.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use event::{AgentId, Record, RefusalReason, Refused, slot};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::append::Append;
+use crate::broker::EarlyRefusal;
+use crate::meters::Meters;
+
+const SOURCE_CHARS_MAX: usize = 128;
+const MESSAGE_CHARS_MAX: usize = 256;
+/// The source under which everything beyond `keys_max` is counted.
+const OTHERS: &str = "(others)";
+/// Pause after a round of writing, so that many new keys make few appends.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Collects refusals and writes them.
+pub struct Refusals {
+    entries: Mutex<HashMap<(Arc<str>, RefusalReason), Entry>>,
+    fresh: Notify,
+    keys_max: usize,
+    interval: Duration,
+}
+
+struct Entry {
+    agent: Option<AgentId>,
+    message: String,
+    count: u32,
+    bytes: u64,
+    written: Option<Instant>,
+}
+
+impl Refusals {
+    /// Keeps at most `keys_max` (source, reason) pairs apart and writes each at most once per
+    /// `interval`.
+    pub fn new(keys_max: usize, interval: Duration) -> Self {
+        Self {
+            entries: Mutex::default(),
+            fresh: Notify::new(),
+            keys_max,
+            interval,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<(Arc<str>, RefusalReason), Entry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a refusal that stands for `count` messages or fields.
+    pub fn note(&self, refusal: EarlyRefusal, count: u32) {
+        Meters::refused_by(refusal.reason).increment(u64::from(count));
+        let mut entries = self.lock();
+        let mut key = (refusal.source, refusal.reason);
+        let mut agent = refusal.agent;
+        if entries.len() >= self.keys_max && !entries.contains_key(&key) {
+            key.0 = OTHERS.into();
+            agent = None;
+        }
+        let entry = entries.entry(key).or_insert_with(|| Entry {
+            agent: None,
+            message: String::new(),
+            count: 0,
+            bytes: 0,
+            written: None,
+        });
+        if entry.count == 0 {
+            // The first one of an interval is the example for the others.
+            entry.agent = agent;
+            entry.message = refusal.message.chars().take(MESSAGE_CHARS_MAX).collect();
+        }
+        entry.count = entry.count.saturating_add(count);
+        entry.bytes = entry.bytes.saturating_add(refusal.bytes);
+        if entry.written.is_none() {
+            self.fresh.notify_one();
+        }
+    }
+
+    /// Writes refusals until `stop`, then what is left.
+    pub async fn run(&self, log: &dyn Append, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = self.fresh.notified() => {}
+                () = tokio::time::sleep(self.interval / 2) => {}
+            }
+            self.write(log, false).await;
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = tokio::time::sleep(PAUSE) => {}
+            }
+        }
+        self.write(log, true).await;
+    }
+
+    /// Writes what is due (or everything). What the log does not take is kept for the next round.
+    async fn write(&self, log: &dyn Append, all: bool) {
+        let now = Instant::now();
+        let mut due = Vec::new();
+        self.lock().retain(|key, entry| {
+            let ripe = entry.written.is_none_or(|at| now >= at + self.interval);
+            if entry.count > 0 && (ripe || all) {
+                due.push((key.clone(), entry.record(key), entry.count, entry.bytes));
+                entry.written = Some(now);
+                entry.count = 0;
+                entry.bytes = 0;
+            }
+            // A key without news for a whole interval is forgotten.
+            entry.count > 0 || !ripe || entry.written == Some(now)
+        });
+        let mut appends = Vec::with_capacity(due.len());
+        for (key, record, count, bytes) in due {
+            let home = record
+                .agent
+                .as_ref()
+                .map_or(&record.source as &str, AgentId::as_str);
+            let partition = slot::partition(slot::of(home), log.partitions());
+            let encoded = Bytes::from(Record::Refused(record.clone()).encode());
+            appends.push((key, count, bytes, log.try_append(partition, vec![encoded])));
+        }
+        for (key, count, bytes, append) in appends {
+            let failed = match append {
+                Ok(pending) => pending.await.is_err(),
+                Err(_) => true,
+            };
+            if failed && let Some(entry) = self.lock().get_mut(&key) {
+                entry.count = entry.count.saturating_add(count);
+                entry.bytes = entry.bytes.saturating_add(bytes);
+            }
+        }
+    }
+}
+
+impl Entry {
+    fn record(&self, (source, reason): &(Arc<str>, RefusalReason)) -> Refused {
+        Refused {
+            source: source.chars().take(SOURCE_CHARS_MAX).collect(),
+            agent: self.agent.clone(),
+            reason: *reason,
+            message: self.message.clone(),
+            count: self.count,
+            bytes: self.bytes,
+        }
+    }
+}
