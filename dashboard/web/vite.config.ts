@@ -13,5 +13,10 @@ export default defineConfig({
     // `npm run dev` shows a running server's data: TIDEWATCH_URL=http://127.0.0.1:8080
     proxy: { '/api': process.env['TIDEWATCH_URL'] ?? 'http://127.0.0.1:8080' },
   },
-  test: { environment: 'happy-dom', include: ['src/**/*.test.ts', 'src/**/*.test.tsx'] },
+  test: {
+    environment: 'happy-dom',
+    include: ['src/**/*.test.ts', 'src/**/*.test.tsx'],
+    // A zone that is neither UTC nor a whole hour, without summer time.
+    env: { TZ: 'Asia/Kolkata' },
+  },
 });

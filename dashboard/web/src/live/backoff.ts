@@ -7,6 +7,7 @@ export const BACKOFF_MS_MAX = 15_000;
  * comes back is not met by all of them in the same instant.
  */
 export function backoffMs(attempt: number, random: number, base = BACKOFF_MS_MIN): number {
-  const full = Math.min(BACKOFF_MS_MAX, base * 2 ** Math.min(attempt, 16));
+  // A server that asks for no pause at all does not get a storm.
+  const full = Math.min(BACKOFF_MS_MAX, Math.max(base, BACKOFF_MS_MIN) * 2 ** Math.min(attempt, 16));
   return Math.round(full * (0.5 + random / 2));
 }

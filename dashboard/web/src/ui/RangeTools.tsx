@@ -15,7 +15,6 @@ export function RangeTools() {
             type="button"
             key={minutes}
             aria-pressed={minutes === rangeMinutes}
-            aria-label={minutes === 60 ? '1 hour' : `${minutes} minutes`}
             onClick={() => setView({ rangeMinutes: minutes })}
           >
             {minutes === 60 ? '1 h' : `${minutes} min`}
