@@ -1,0 +1,10 @@
+//! The server as its callers see it: a real listener, real views filled as the processor fills them.
+
+mod fixture;
+
+mod calls;
+mod description;
+mod limits;
+mod live;
+mod metrics;
+mod page;
