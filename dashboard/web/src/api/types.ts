@@ -5,7 +5,7 @@ export type Time = string;
 
 export interface Overview {
   /** The newest ingest time that the processor knows: the clock of everything shown. */
-  now: Time;
+  now: Time | null;
   devices: { expected: number; online: number; buffering: number; silent: number };
   agents: { known: number; online: number; buffering: number };
   /** Counted events, mean over the last 10 s of ingest time. */
@@ -16,7 +16,7 @@ export interface Overview {
   complete_to: Time | null;
   held_back_by: { agent: string; devices: number; progress: Time } | null;
   incidents: number;
-  default_aggregate: string;
+  default_aggregate: string | null;
 }
 
 /** accepted = counted + duplicate + quarantined + too_old, once nothing is in flight. */

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { newestSettled, ROWS_PER_SERIES_MAX, RowStore, seriesKey, stillFilling } from './rows';
+import { newestSettled, overdue, ROWS_PER_SERIES_MAX, RowStore, seriesKey, stillFilling } from './rows';
 import { storedRow, T0, WINDOW_MS, windowRow } from './testing';
 
 const FLEET = seriesKey('fleet', {});
@@ -75,6 +75,12 @@ test('newestSettled skips what is open', () => {
   const rows = [storedRow(0), storedRow(1, { state: 'revised' }), storedRow(2, { state: 'open' })];
   expect(newestSettled(rows, 5).map((row) => row.state)).toEqual(['revised', 'settled']);
   expect(newestSettled([storedRow(0, { state: 'open' })], 1)).toEqual([]);
+});
+
+test('overdue counts open windows whose end is well past', () => {
+  const rows = [storedRow(0), storedRow(1, { state: 'open' }), storedRow(2, { state: 'open' }), storedRow(3, { state: 'open' })];
+  expect(overdue(rows, T0 + 5 * WINDOW_MS)).toBe(2);
+  expect(overdue(rows, null)).toBe(0);
 });
 
 test('stillFilling counts settled windows that await devices', () => {

@@ -78,6 +78,15 @@ export function newestSettled(rows: readonly StoredRow[], count: number): Stored
   return found;
 }
 
+/** A window that ends now is not late; one that is still open this much later is. */
+const OVERDUE_MS = 15_000;
+
+/** Windows that should have settled, but await too many devices for it. */
+export function overdue(rows: readonly StoredRow[], now: number | null): number {
+  if (now === null) return 0;
+  return rows.filter((row) => row.state === 'open' && row.endMs + OVERDUE_MS < now).length;
+}
+
 /** Windows that settled although devices were, or are, still awaited: these will be revised. */
 export function stillFilling(rows: readonly StoredRow[]): number {
   return rows.filter((row) => row.state !== 'open' && row.outstanding > 0).length;

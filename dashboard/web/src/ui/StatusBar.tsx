@@ -100,7 +100,8 @@ function Completeness() {
   const held = overview.value?.held_back_by ?? null;
   if (overview.value === null) return <p class="bar-text muted">Waiting for the first figures</p>;
   if (to === null || lag === null) {
-    return <p class="bar-text muted">Data complete to — · not every expected device has reported yet</p>;
+    const none = (overview.value.devices.expected === 0 ? 'no' : 'not every expected') + ' device has reported yet';
+    return <p class="bar-text muted">Data complete to — · {none}</p>;
   }
   return (
     <p class="bar-text" data-testid="complete-to">
@@ -118,6 +119,9 @@ function Completeness() {
           {lag > HOLDING_MS ? 'holds it back' : 'is slowest'}
           {held.devices > 1 && ` (${plural(held.devices, 'device')})`}
         </span>
+      )}
+      {now.value !== null && (paused.value || link.value.state === 'disconnected' || link.value.state === 'stale') && (
+        <span class="muted"> · as of {moment(now.value, zone, null)}</span>
       )}
     </p>
   );

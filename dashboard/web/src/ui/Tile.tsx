@@ -53,8 +53,8 @@ export function Tile(props: TileProps) {
           '\u00a0'
         )}
       </p>
-      <p class="tile-note">{value === null ? '\u00a0' : (note ?? '\u00a0')}</p>
-      <Spark values={spark} />
+      <p class="tile-note" title={typeof note === 'string' ? note : undefined}>{value === null ? '\u00a0' : (note ?? '\u00a0')}</p>
+      <Spark values={value === null ? [] : spark} />
     </li>
   );
 }

@@ -15,7 +15,7 @@ import {
   view,
 } from '../model/store';
 import { type Before, valueBefore } from '../model/history';
-import { newestSettled, stillFilling, type StoredRow } from '../model/rows';
+import { newestSettled, overdue, stillFilling, type StoredRow } from '../model/rows';
 import { count, duration, moment, percentNumber, plural, rate, trend } from '../view/format';
 import { SeverityIcon } from './icons';
 import { WidgetError } from './Panel';
@@ -117,6 +117,8 @@ function Completeness() {
   const rows = fleetRecent.value;
   const [last, before] = newestSettled(rows, 2);
   const filling = stillFilling(rows);
+  // "100 %" of a window of minutes ago must not hide that no window has settled since.
+  const waiting = overdue(rows, now.value);
   const value = last?.completeness ?? null;
   const change =
     value !== null && before?.completeness != null
@@ -132,10 +134,15 @@ function Completeness() {
       why={last ? 'no device was expected' : 'no window has settled yet'}
       change={change}
       note={
-        last && (filling > 0 ? `${plural(filling, 'window')} being revised` : windowName(last))
+        last &&
+        (waiting > 0
+          ? `${plural(waiting, 'window')} since: still open`
+          : filling > 0
+            ? `${plural(filling, 'window')} being revised`
+            : windowName(last))
       }
       spark={settledValues(rows, (row) => row.completeness)}
-      tone={value === null ? undefined : value < 0.95 ? 'warning' : 'ok'}
+      tone={value === null ? undefined : value < 0.95 || waiting > 0 ? 'warning' : 'ok'}
     />
   );
 }
@@ -146,7 +153,7 @@ function Offline() {
   const value = offline.value;
   const before = valueBefore(offlineHistory.value, MINUTE);
   const known = devices.expected > 0 || devices.online > 0;
-  const behind = agents.buffering > 0 ? ` behind ${plural(agents.buffering, 'agent')}` : '';
+  const buffering = agents.buffering > 0 ? `behind ${plural(agents.buffering, 'agent')}` : 'buffering';
   return (
     <Tile
       name="offline"
@@ -156,7 +163,7 @@ function Offline() {
       unit={known ? `of ${count(devices.expected)}` : ''}
       why="no device is known yet"
       change={value !== null && before !== null ? difference(value, before.value, count, since(before), 'up') : null}
-      note={`${count(devices.buffering)} buffering${behind} · ${count(devices.silent)} silent`}
+      note={`${count(devices.buffering)} ${buffering} · ${count(devices.silent)} silent`}
       spark={offlineHistory.value.map((sample) => sample.value)}
       tone={value !== null && value > 0 ? 'warning' : undefined}
     />
