@@ -65,6 +65,9 @@ impl Dashboard {
         let failed = |source| DashboardError::Listen { address, source };
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         let local_addr = listener.local_addr().map_err(failed)?;
+        if !local_addr.ip().is_loopback() {
+            tracing::warn!(%local_addr, "everybody who reaches this address can read everything");
+        }
         Ok(Self {
             settings,
             listener,

@@ -41,7 +41,9 @@ pub async fn quarantine(
     let params = Params::read(&uri, &["limit", "after"], &[])?;
     let limit = params.limit()?;
     let after = params.text("after").map(Cursor::parse).transpose()?;
-    let (totals, items) = shared.query(|views| views.quarantine(usize::MAX)).await?;
+    // A first page needs no entry beyond its end.
+    let enough = after.map_or(limit + 1, |_| usize::MAX);
+    let (totals, items) = shared.query(move |views| views.quarantine(enough)).await?;
     let (items, next) = page(items, after, limit);
     Ok(Json(Quarantine {
         totals,
