@@ -130,7 +130,7 @@ function Readout({ row, hovered, show }: { row: StoredRow | null; hovered: boole
   const { zone } = view.value;
   if (!row) return <p class="readout muted">{hovered ? 'No data in this window' : 'No data in this range'}</p>;
   return (
-    <p class="readout">
+    <p class="readout" data-testid="readout">
       <span class="muted">
         {hovered ? '' : 'newest: '}
         {interval(row.startMs, row.endMs, zone, now.value)} {zoneName(zone, row.startMs)}
@@ -153,7 +153,8 @@ function Readout({ row, hovered, show }: { row: StoredRow | null; hovered: boole
         </span>
       )}
       <span class="muted">
-        {count(row.count)} events · {percent(row.completeness)} complete · {row.state === 'open' ? 'provisional' : row.state}
+        {count(row.count)} events · {row.completeness === null ? 'no device expected' : `${percent(row.completeness)} complete`} ·{' '}
+        {row.state === 'open' ? 'provisional' : row.state}
       </span>
     </p>
   );

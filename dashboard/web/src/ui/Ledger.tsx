@@ -37,7 +37,7 @@ function Sums({ totals }: { totals: Totals }) {
       {parts.map(([name, value]) => (
         <div key={name}>
           <dt>{name}</dt>
-          <dd>{exact(value)}</dd>
+          <dd data-testid={`sum-${name}`}>{exact(value)}</dd>
         </div>
       ))}
       <div class="sum-refused">

@@ -60,7 +60,7 @@ function ActiveDevices() {
       value={last ? count(last.distinct_devices) : null}
       unit={last && expected > 0 ? `of ${count(expected)}` : ''}
       why="no window has settled yet"
-      change={last && before ? difference(last.distinct_devices, before.distinct_devices, count, 'vs the window before', 'down') : null}
+      change={last && before ? difference(last.distinct_devices, before.distinct_devices, count, 'vs previous', 'down') : null}
       note={last && windowName(last)}
       spark={settledValues(rows, (row) => row.distinct_devices)}
     />
@@ -122,7 +122,7 @@ function Completeness() {
   const value = last?.completeness ?? null;
   const change =
     value !== null && before?.completeness != null
-      ? difference(value * 100, before.completeness * 100, (points) => (Math.round(points * 10) / 10).toString(), 'points vs the window before', 'down')
+      ? difference(value * 100, before.completeness * 100, (points) => (Math.round(points * 10) / 10).toString(), 'points vs previous', 'down')
       : null;
   return (
     <Tile
@@ -209,7 +209,7 @@ function difference(
   // A change too small to print is none.
   const way = size === text(0) ? 'same' : trend(value, before);
   return way === 'same'
-    ? { trend: way, text: span.replace(/^in (.*)$/, 'as $1 ago').replace(/^(points )?vs/, 'as') }
+    ? { trend: way, text: span.startsWith('in ') ? `as ${span.slice(3)} ago` : 'as the window before' }
     : { trend: way, text: `${size} ${span}`, bad: way === badWhen };
 }
 
