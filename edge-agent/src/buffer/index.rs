@@ -1,0 +1,266 @@
+//! What is held, in memory: one small entry per chunk, so that the uplink can choose what to send
+//! and the low watermark can be read without touching the file.
+//!
+//! About 60 bytes per chunk of up to 1,000 events.
+
+use std::collections::BTreeMap;
+
+use event::{EventTime, Incarnation, SeqRange};
+
+/// Where a chunk is: the incarnation of its events and the number of the first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct ChunkKey {
+    pub inc: Incarnation,
+    pub first: u64,
+}
+
+/// What is known of a chunk without reading it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ChunkMeta {
+    pub count: u32,
+    pub bytes: u32,
+    pub min_time: EventTime,
+    pub max_time: EventTime,
+}
+
+impl ChunkKey {
+    pub fn last(&self, meta: &ChunkMeta) -> u64 {
+        self.first + u64::from(meta.count) - 1
+    }
+}
+
+/// All chunks that are held.
+#[derive(Debug, Default)]
+pub(crate) struct Index {
+    lives: BTreeMap<Incarnation, BTreeMap<u64, ChunkMeta>>,
+    /// How many chunks have which earliest time.
+    times: BTreeMap<EventTime, u32>,
+    events: u64,
+    bytes: u64,
+}
+
+impl Index {
+    /// Adds a chunk. One with the same key is replaced.
+    pub fn insert(&mut self, key: ChunkKey, meta: ChunkMeta) {
+        self.remove(key);
+        self.lives
+            .entry(key.inc)
+            .or_default()
+            .insert(key.first, meta);
+        *self.times.entry(meta.min_time).or_default() += 1;
+        self.events += u64::from(meta.count);
+        self.bytes += u64::from(meta.bytes);
+    }
+
+    pub fn remove(&mut self, key: ChunkKey) -> Option<ChunkMeta> {
+        let life = self.lives.get_mut(&key.inc)?;
+        let meta = life.remove(&key.first)?;
+        if life.is_empty() {
+            self.lives.remove(&key.inc);
+        }
+        if let Some(n) = self.times.get_mut(&meta.min_time) {
+            *n -= 1;
+            if *n == 0 {
+                self.times.remove(&meta.min_time);
+            }
+        }
+        self.events -= u64::from(meta.count);
+        self.bytes -= u64::from(meta.bytes);
+        Some(meta)
+    }
+
+    pub fn events(&self) -> u64 {
+        self.events
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    pub fn holds_any(&self, inc: Incarnation) -> bool {
+        self.lives.contains_key(&inc)
+    }
+
+    /// The first chunk of the earliest incarnation.
+    pub fn oldest(&self) -> Option<(ChunkKey, ChunkMeta)> {
+        let (&inc, life) = self.lives.first_key_value()?;
+        let (&first, &meta) = life.first_key_value()?;
+        Some((ChunkKey { inc, first }, meta))
+    }
+
+    /// The last chunk of an incarnation.
+    #[cfg(test)]
+    pub fn newest(&self, inc: Incarnation) -> Option<(ChunkKey, ChunkMeta)> {
+        let (&first, &meta) = self.lives.get(&inc)?.last_key_value()?;
+        Some((ChunkKey { inc, first }, meta))
+    }
+
+    /// The chunks that share a number with `range`, in order.
+    pub fn overlapping(&self, range: SeqRange) -> impl Iterator<Item = (ChunkKey, ChunkMeta)> {
+        let inc = range.incarnation;
+        self.lives.get(&inc).into_iter().flat_map(move |life| {
+            // Chunks do not overlap each other, so at most one that begins earlier reaches in.
+            let from = life
+                .range(..=range.first)
+                .next_back()
+                .filter(|(first, meta)| **first + u64::from(meta.count) > range.first)
+                .map_or(range.first, |(first, _)| *first);
+            // An empty or inverted range has no chunks (BTreeMap::range would panic on it).
+            let to = if range.last < from {
+                None
+            } else {
+                Some(range.last)
+            };
+            to.into_iter()
+                .flat_map(move |to| life.range(from..=to))
+                .map(move |(&first, &meta)| (ChunkKey { inc, first }, meta))
+        })
+    }
+
+    /// The earliest time of any chunk, leaving out `chunks`.
+    pub fn min_time_without(&self, chunks: &[(ChunkKey, ChunkMeta)]) -> Option<EventTime> {
+        self.times
+            .iter()
+            .find(|(time, n)| {
+                let left_out = chunks.iter().filter(|(_, m)| m.min_time == **time).count();
+                **n as usize > left_out
+            })
+            .map(|(time, _)| *time)
+    }
+
+    /// The next run of held events to send, oldest first: at most `events_max` consecutive numbers
+    /// of one incarnation, none of them in `excluding`.
+    pub fn next(&self, excluding: &[SeqRange], events_max: u64) -> Option<SeqRange> {
+        for (&inc, life) in &self.lives {
+            let taken: Vec<&SeqRange> = excluding.iter().filter(|r| r.incarnation == inc).collect();
+            let free_from = |mut seq: u64| {
+                while let Some(r) = taken.iter().find(|r| r.first <= seq && seq <= r.last) {
+                    seq = r.last.checked_add(1)?;
+                }
+                Some(seq)
+            };
+            let mut chunks = life
+                .iter()
+                .map(|(&first, m)| (first, first + u64::from(m.count) - 1));
+            let Some((start, mut end)) = chunks.by_ref().find_map(|(first, last)| {
+                free_from(first)
+                    .filter(|&seq| seq <= last)
+                    .map(|seq| (seq, last))
+            }) else {
+                continue;
+            };
+            let most = start.saturating_add(events_max.max(1) - 1);
+            for (first, last) in chunks {
+                if first != end + 1 || end >= most {
+                    break;
+                }
+                end = last;
+            }
+            let before_next = taken.iter().map(|r| r.first).filter(|&f| f > start).min();
+            let end = end.min(most).min(before_next.map_or(u64::MAX, |f| f - 1));
+            return Some(SeqRange {
+                incarnation: inc,
+                first: start,
+                last: end,
+            });
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: Incarnation = Incarnation { no: 1, rand: 5 };
+    const B: Incarnation = Incarnation { no: 2, rand: 1 };
+
+    fn meta(count: u32, min: i64) -> ChunkMeta {
+        ChunkMeta {
+            count,
+            bytes: 10,
+            min_time: EventTime(min),
+            max_time: EventTime(min + 9),
+        }
+    }
+
+    fn range(incarnation: Incarnation, first: u64, last: u64) -> SeqRange {
+        SeqRange {
+            incarnation,
+            first,
+            last,
+        }
+    }
+
+    fn index() -> Index {
+        let mut index = Index::default();
+        index.insert(ChunkKey { inc: A, first: 5 }, meta(5, 100)); // 5..=9
+        index.insert(ChunkKey { inc: A, first: 10 }, meta(10, 50)); // 10..=19
+        index.insert(ChunkKey { inc: A, first: 30 }, meta(1, 50)); // 30
+        index.insert(ChunkKey { inc: B, first: 1 }, meta(3, 300)); // 1..=3
+        index
+    }
+
+    #[track_caller]
+    fn check(excluding: &[SeqRange], max: u64, expected: Option<SeqRange>) {
+        assert_eq!(index().next(excluding, max), expected);
+    }
+
+    #[test]
+    fn next_runs_over_chunks_and_stops_at_holes_limits_and_what_is_in_flight() {
+        check(&[], 100, Some(range(A, 5, 19)));
+        check(&[], 8, Some(range(A, 5, 12)));
+        check(&[range(A, 5, 12)], 100, Some(range(A, 13, 19)));
+        check(&[range(A, 8, 12)], 100, Some(range(A, 5, 7)));
+        check(
+            &[range(A, 1, 6), range(A, 7, 19)],
+            100,
+            Some(range(A, 30, 30)),
+        );
+        check(&[range(A, 1, 40)], 100, Some(range(B, 1, 3)));
+        check(&[range(A, 1, 40), range(B, 1, 3)], 100, None);
+        check(
+            &[range(A, 12, u64::MAX), range(A, 5, 11)],
+            2,
+            Some(range(B, 1, 2)),
+        );
+    }
+
+    #[test]
+    fn min_time_leaves_out_what_is_named_only() {
+        let mut index = index();
+        let at = |index: &Index, first| {
+            let key = ChunkKey { inc: A, first };
+            index
+                .overlapping(range(A, first, first))
+                .find(|(k, _)| *k == key)
+                .unwrap()
+        };
+        assert_eq!(index.min_time_without(&[]), Some(EventTime(50)));
+        let ten = at(&index, 10);
+        let thirty = at(&index, 30);
+        assert_eq!(index.min_time_without(&[ten]), Some(EventTime(50)));
+        assert_eq!(index.min_time_without(&[ten, thirty]), Some(EventTime(100)));
+        index.remove(ten.0);
+        index.remove(thirty.0);
+        assert_eq!(index.min_time_without(&[]), Some(EventTime(100)));
+        assert_eq!((index.events(), index.bytes()), (8, 20));
+    }
+
+    #[test]
+    fn overlapping_finds_a_chunk_that_begins_earlier() {
+        let index = index();
+        let firsts = |r| {
+            index
+                .overlapping(r)
+                .map(|(k, _)| k.first)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(firsts(range(A, 9, 10)), [5, 10]);
+        assert_eq!(firsts(range(A, 20, 29)), [0u64; 0]);
+        assert_eq!(firsts(range(A, 1, u64::MAX)), [5, 10, 30]);
+        assert_eq!(firsts(range(A, 12, 3)), [10u64; 0]);
+        assert_eq!(index.newest(A).unwrap().0.first, 30);
+        assert_eq!(index.oldest().unwrap().0.first, 5);
+    }
+}

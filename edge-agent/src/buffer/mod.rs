@@ -1,0 +1,39 @@
+//! The durable buffer: what an agent has accepted and the cloud has not yet acknowledged.
+//!
+//! Why it exists: between a sensor and a result lie power cuts, dead brokers and days without a
+//! network. An event is *accepted* when [`Buffer::append`] returns: it is on disk, numbered, and
+//! leaves only when an ack names its number ([`Buffer::ack`]), or as a declared gap when the buffer
+//! is full.
+//!
+//! Constraints: SD cards (few and grouped commits), little memory (no event is kept in memory but
+//! those of the unfinished last chunk), and a file that may be torn, cut short or rolled back.
+//!
+//! # Format (redb file `buffer.redb`, every commit with quick repair)
+//! ```text
+//! meta     "identity" -> postcard { format: u16, agent: str }
+//!          "state"    -> postcard { incarnation, last_seq, committed_at, clean, volatile, spoke, unclean? }
+//! chunks   (inc_no, inc_rand, first_seq) -> events first_seq.. as one batch (event/FORMAT.md)
+//! index    (inc_no, inc_rand, first_seq) -> (count, bytes, min_time, max_time)
+//! lineage  (inc_no, inc_rand)            -> (last_seq, held)        earlier incarnations
+//! gaps     (inc_no, inc_rand, from)      -> postcard event::Gap     declared losses, until acked
+//! cursors  name                          -> bytes                   how far a source has read
+//! ```
+//! A chunk holds at most [`Settings::chunk_events_max`] events. The last chunk grows with each
+//! commit until it is full, so that an agent with one sample a second does not end up with one row
+//! a commit. Beside the file lies `incarnation`, a text file with the highest incarnation number
+//! given out, so that the number grows even when the file is lost.
+
+mod chunk;
+#[cfg(test)]
+mod crash_tests;
+mod error;
+mod index;
+#[cfg(test)]
+mod model_tests;
+mod open;
+mod store;
+
+pub use error::{BufferError, OpenError};
+pub(crate) use open::suspect;
+pub use open::{FILE_NAME, Opened, open, open_backend};
+pub use store::{Announcement, Buffer, Cursor, Settings};

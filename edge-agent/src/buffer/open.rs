@@ -1,0 +1,591 @@
+//! Opening the buffer: a new incarnation every time, and a way on when the file is damaged.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Write as _};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+use event::{AgentId, EventTime, Gap, Incarnation, TimeRange};
+use redb::{Builder, Database, DatabaseError, ReadableTable, StorageBackend};
+use serde::{Deserialize, Serialize};
+
+use super::index::{ChunkKey, ChunkMeta, Index};
+use super::store::{Ancestor, CHUNKS, CURSORS, GAPS, INDEX, LINEAGE, META, STATE, State, encode};
+use super::{Buffer, BufferError, OpenError, Settings};
+
+/// Name of the buffer's file in the data directory.
+pub const FILE_NAME: &str = "buffer.redb";
+const SIDECAR: &str = "incarnation";
+/// A file of this name beside the buffer asks for a check of every page at the next start.
+const SUSPECT: &str = "check-at-next-start";
+/// Damaged files kept for a person to look at; older ones are removed.
+const ASIDE_MAX: usize = 2;
+
+const FORMAT: u16 = 1;
+const IDENTITY: &str = "identity";
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Identity {
+    format: u16,
+    agent: String,
+}
+
+/// An open buffer and what happened on the way.
+#[derive(Debug)]
+pub struct Opened {
+    /// The buffer.
+    pub buffer: Buffer,
+    /// Where a damaged file was moved to.
+    pub set_aside: Option<PathBuf>,
+}
+
+/// Opens the buffer in `dir` (made if it is not there) and draws a new incarnation: stored counter
+/// plus one and the random bits `rand`. Both are on disk when this returns.
+///
+/// A damaged file is renamed to `buffer.redb.damaged-<time>` (two are kept), its loss is declared as
+/// an unclean stretch of time, and a new file begins. `now` is the agent's present time.
+///
+/// **Errors**: in use by another process, another agent's, of a newer format, or the disk fails.
+pub fn open(
+    dir: &Path,
+    agent: &AgentId,
+    settings: &Settings,
+    rand: u64,
+    now: EventTime,
+) -> Result<Opened, OpenError> {
+    fs::create_dir_all(dir).map_err(io_error("create the data directory", dir))?;
+    let path = dir.join(FILE_NAME);
+    let sidecar = Sidecar::read(&dir.join(SIDECAR));
+    let existed = path.exists();
+    let suspect = dir.join(SUSPECT).exists();
+    let mut set_aside = None;
+    let known_no = sidecar.as_ref().map_or(0, |s| s.no);
+    let mut result = begin(
+        file(&path, settings, suspect),
+        agent,
+        settings,
+        rand,
+        known_no,
+        now,
+    );
+    if let Err(OpenError::Damaged(what)) = &result {
+        let aside = dir.join(format!("{FILE_NAME}.damaged-{}", now.as_micros()));
+        fs::rename(&path, &aside).map_err(io_error("set aside the damaged buffer", &path))?;
+        tracing::error!(
+            error = %what, kept = %aside.display(),
+            "the buffer is damaged and was set aside; what it held is declared lost"
+        );
+        remove_old_asides(dir);
+        set_aside = Some(aside);
+        result = begin(
+            file(&path, settings, false),
+            agent,
+            settings,
+            rand,
+            known_no,
+            now,
+        );
+    }
+    let mut buffer = result?;
+    // With the file, everything held since the last start is gone: nothing older was held then.
+    if let Some(lost) = sidecar.filter(|_| set_aside.is_some() || !existed) {
+        let from = lost.floor.min(now);
+        buffer.state.unclean = Some(TimeRange { from, to: now });
+        buffer.flush_state(now)?;
+    }
+    let floor = buffer.held().oldest.map_or(now, |oldest| oldest.min(now));
+    let floor = buffer.state.unclean.map_or(floor, |u| u.from.min(floor));
+    Sidecar {
+        no: buffer.incarnation().no,
+        floor,
+    }
+    .write(dir)?;
+    let _ = fs::remove_file(dir.join(SUSPECT));
+    Ok(Opened { buffer, set_aside })
+}
+
+/// Opens a buffer on any storage: in memory for simulations, failing on purpose for tests. As
+/// [`open`], but damage is an error and nothing is kept beside the storage.
+///
+/// **Errors**: as [`open`], and [`OpenError::Damaged`].
+pub fn open_backend(
+    backend: impl StorageBackend,
+    agent: &AgentId,
+    settings: &Settings,
+    rand: u64,
+    now: EventTime,
+) -> Result<Buffer, OpenError> {
+    let open = || builder(settings, false).create_with_backend(backend);
+    begin(
+        caught(open, Path::new("(storage)")),
+        agent,
+        settings,
+        rand,
+        0,
+        now,
+    )
+}
+
+/// Asks for a full check of the file in `dir` at the next start, because something in it was found
+/// damaged while it was in use.
+pub(crate) fn suspect(dir: &Path) {
+    if let Err(error) = fs::write(dir.join(SUSPECT), b"") {
+        tracing::warn!(%error, "cannot note that the buffer must be checked at the next start");
+    }
+}
+
+fn builder(settings: &Settings, check: bool) -> Builder {
+    let mut builder = Builder::new();
+    builder
+        .set_cache_size(settings.cache_bytes)
+        .set_check_integrity_on_open(check);
+    builder
+}
+
+fn file(path: &Path, settings: &Settings, check: bool) -> Result<Database, OpenError> {
+    caught(|| builder(settings, check).create(path), path)
+}
+
+/// The library may panic on a file that was damaged behind its back.
+fn caught(
+    open: impl FnOnce() -> Result<Database, DatabaseError>,
+    path: &Path,
+) -> Result<Database, OpenError> {
+    match catch_unwind(AssertUnwindSafe(open)) {
+        Ok(Ok(db)) => Ok(db),
+        Ok(Err(e)) => Err(match e {
+            DatabaseError::DatabaseAlreadyOpen => OpenError::InUse {
+                path: path.to_owned(),
+            },
+            e => match redb::Error::from(e) {
+                redb::Error::Corrupted(what) => OpenError::Damaged(what),
+                redb::Error::Io(e)
+                    if matches!(
+                        e.kind(),
+                        io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
+                    ) =>
+                {
+                    OpenError::Damaged(e.to_string())
+                }
+                redb::Error::Io(source) => OpenError::Io {
+                    what: "open the buffer",
+                    path: path.to_owned(),
+                    source,
+                },
+                redb::Error::UpgradeRequired(v) => {
+                    OpenError::Damaged(format!("it says that it is of file format {v}"))
+                }
+                e => OpenError::Storage(Box::new(e)),
+            },
+        }),
+        Err(_) => Err(OpenError::Damaged(
+            "its pages contradict each other".to_owned(),
+        )),
+    }
+}
+
+fn begin(
+    db: Result<Database, OpenError>,
+    agent: &AgentId,
+    settings: &Settings,
+    rand: u64,
+    no_at_least: u32,
+    now: EventTime,
+) -> Result<Buffer, OpenError> {
+    let db = db?;
+    let load = AssertUnwindSafe(|| load(db, agent, settings, rand, no_at_least, now));
+    catch_unwind(load).unwrap_or_else(|_| {
+        Err(OpenError::Damaged(
+            "its pages contradict each other".to_owned(),
+        ))
+    })
+}
+
+/// Reads what the last life left, and commits the beginning of this one.
+fn load(
+    db: Database,
+    agent: &AgentId,
+    settings: &Settings,
+    rand: u64,
+    no_at_least: u32,
+    now: EventTime,
+) -> Result<Buffer, OpenError> {
+    let mut tx = db.begin_write()?;
+    tx.set_quick_repair(true);
+    let index = read_index(&tx)?;
+    let gaps = read_gaps(&tx)?;
+    let (state, lineage) = {
+        let mut meta = tx.open_table(META)?;
+        let mut lineage_table = tx.open_table(LINEAGE)?;
+        tx.open_table(CHUNKS)?;
+        tx.open_table(CURSORS)?;
+        match meta.get(IDENTITY)? {
+            Some(row) => check_identity(row.value(), agent)?,
+            None if index.events() > 0 => {
+                return Err(OpenError::Damaged("events without an owner".to_owned()));
+            }
+            None => {}
+        }
+        let last: Option<State> = match meta.get(STATE)? {
+            Some(row) => Some(decode(row.value(), "state")?),
+            None => None,
+        };
+        let mut lineage = BTreeMap::new();
+        for row in lineage_table.iter()? {
+            let (key, value) = row?;
+            let ((no, rand), (last_seq, _)) = (key.value(), value.value());
+            let inc = Incarnation { no, rand };
+            let held = index.holds_any(inc);
+            lineage.insert(
+                inc,
+                Ancestor {
+                    last_seq,
+                    held,
+                    told: false,
+                },
+            );
+        }
+        // The life that ended becomes an ancestor, unless nobody can ever have heard of it.
+        if let Some(last) = last.as_ref().filter(|s| s.spoke || s.last_seq > 0) {
+            let inc = last.incarnation;
+            let held = index.holds_any(inc);
+            lineage.insert(
+                inc,
+                Ancestor {
+                    last_seq: last.last_seq,
+                    held,
+                    told: false,
+                },
+            );
+            lineage_table.insert((inc.no, inc.rand), (last.last_seq, held))?;
+        }
+        let no = last
+            .as_ref()
+            .map_or(0, |s| s.incarnation.no)
+            .max(no_at_least);
+        let state = State {
+            incarnation: Incarnation {
+                no: no.saturating_add(1),
+                rand,
+            },
+            last_seq: 0,
+            committed_at: now,
+            clean: false,
+            volatile: false,
+            spoke: false,
+            unclean: last.as_ref().and_then(|last| unclean(last, now)),
+        };
+        let identity = Identity {
+            format: FORMAT,
+            agent: agent.as_str().to_owned(),
+        };
+        meta.insert(IDENTITY, encode(&identity)?.as_slice())?;
+        meta.insert(STATE, encode(&state)?.as_slice())?;
+        (state, lineage)
+    };
+    tx.commit()?;
+    Ok(Buffer::assemble(
+        db,
+        agent.clone(),
+        settings.clone(),
+        state,
+        index,
+        lineage,
+        gaps,
+    ))
+}
+
+/// The stretch in which samples may be lost that were taken but not committed: from the last commit
+/// to now, if the last life did not end in order and had a source that cannot read again.
+fn unclean(last: &State, now: EventTime) -> Option<TimeRange> {
+    if last.clean || !last.volatile {
+        return last.unclean;
+    }
+    let from = last.committed_at.min(now);
+    Some(TimeRange {
+        from: last.unclean.map_or(from, |u| u.from.min(from)),
+        to: now,
+    })
+}
+
+fn check_identity(row: &[u8], agent: &AgentId) -> Result<(), OpenError> {
+    let identity: Identity = decode(row, "identity")?;
+    if identity.format > FORMAT {
+        return Err(OpenError::NewerFormat {
+            found: identity.format,
+            known: FORMAT,
+        });
+    }
+    if identity.agent != agent.as_str() {
+        let wanted = agent.as_str().to_owned();
+        return Err(OpenError::OtherAgent {
+            found: identity.agent,
+            wanted,
+        });
+    }
+    Ok(())
+}
+
+fn read_index(tx: &redb::WriteTransaction) -> Result<Index, OpenError> {
+    let mut index = Index::default();
+    let table = tx.open_table(INDEX)?;
+    for row in table.iter()? {
+        let (key, value) = row?;
+        let ((no, rand, first), (count, bytes, min, max)) = (key.value(), value.value());
+        if count == 0 || first == 0 || first.checked_add(u64::from(count)).is_none() {
+            return Err(OpenError::Damaged(
+                "a chunk with impossible numbers".to_owned(),
+            ));
+        }
+        let key = ChunkKey {
+            inc: Incarnation { no, rand },
+            first,
+        };
+        let (min_time, max_time) = (EventTime(min), EventTime(max));
+        index.insert(
+            key,
+            ChunkMeta {
+                count,
+                bytes,
+                min_time,
+                max_time,
+            },
+        );
+    }
+    Ok(index)
+}
+
+fn read_gaps(tx: &redb::WriteTransaction) -> Result<BTreeMap<ChunkKey, Gap>, OpenError> {
+    let mut gaps = BTreeMap::new();
+    let table = tx.open_table(GAPS)?;
+    for row in table.iter()? {
+        let (key, value) = row?;
+        let (no, rand, first) = key.value();
+        let key = ChunkKey {
+            inc: Incarnation { no, rand },
+            first,
+        };
+        gaps.insert(key, decode(value.value(), "gap")?);
+    }
+    Ok(gaps)
+}
+
+fn decode<T: for<'de> Deserialize<'de>>(row: &[u8], what: &str) -> Result<T, OpenError> {
+    postcard::from_bytes(row).map_err(|e| OpenError::Damaged(format!("its row {what:?}: {e}")))
+}
+
+fn io_error<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> OpenError + 'a {
+    move |source| OpenError::Io {
+        what,
+        path: path.to_owned(),
+        source,
+    }
+}
+
+fn remove_old_asides(dir: &Path) {
+    let prefix = format!("{FILE_NAME}.damaged-");
+    let mut asides: Vec<PathBuf> = fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|p| {
+            p.file_name()
+                .and_then(|n| n.to_str())
+                .is_some_and(|n| n.starts_with(&prefix))
+        })
+        .collect();
+    asides.sort();
+    for old in asides.iter().rev().skip(ASIDE_MAX) {
+        let _ = fs::remove_file(old);
+    }
+}
+
+/// What must outlive the buffer's file: the highest incarnation number given out, and a time before
+/// which nothing was held at the last start.
+#[derive(Debug, PartialEq, Eq)]
+struct Sidecar {
+    no: u32,
+    floor: EventTime,
+}
+
+impl Sidecar {
+    fn read(path: &Path) -> Option<Self> {
+        let text = fs::read_to_string(path).ok()?;
+        let field = |name: &str| {
+            text.lines()
+                .find_map(|l| l.strip_prefix(name)?.strip_prefix(" = "))
+                .map(str::trim)
+        };
+        Some(Self {
+            no: field("no")?.parse().ok()?,
+            floor: EventTime(field("floor_us")?.parse().ok()?),
+        })
+    }
+
+    fn write(&self, dir: &Path) -> Result<(), OpenError> {
+        let path = dir.join(SIDECAR);
+        let fresh = dir.join(format!("{SIDECAR}.new"));
+        let write = || {
+            let mut file = fs::File::create(&fresh)?;
+            write!(
+                file,
+                "no = {}\nfloor_us = {}\n",
+                self.no,
+                self.floor.as_micros()
+            )?;
+            file.sync_all()?;
+            fs::rename(&fresh, &path)?;
+            fs::File::open(dir)?.sync_all()
+        };
+        write().map_err(io_error("write", &path))
+    }
+}
+
+impl Buffer {
+    fn flush_state(&mut self, now: EventTime) -> Result<(), BufferError> {
+        self.touch_state();
+        self.flush(now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use event::{DeviceId, MetricName, Sample, Value};
+
+    fn agent(name: &str) -> AgentId {
+        AgentId::new(name).unwrap()
+    }
+
+    fn sample(t: i64) -> Sample {
+        Sample {
+            device: DeviceId::new("d").unwrap(),
+            metric: MetricName::new("m").unwrap(),
+            time: EventTime::from_secs(t),
+            value: Value::Number(1.5),
+        }
+    }
+
+    fn opened(dir: &Path, rand: u64, now: i64) -> Opened {
+        open(
+            dir,
+            &agent("gw"),
+            &Settings::default(),
+            rand,
+            EventTime::from_secs(now),
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn every_start_is_a_new_incarnation_and_the_last_one_becomes_lineage() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut first = opened(dir.path(), 7, 100).buffer;
+        assert_eq!(first.incarnation(), Incarnation { no: 1, rand: 7 });
+        first
+            .append(&[sample(99)], &[], true, EventTime::from_secs(101))
+            .unwrap();
+        drop(first);
+
+        let second = opened(dir.path(), 8, 200).buffer;
+        assert_eq!(second.incarnation(), Incarnation { no: 2, rand: 8 });
+        let told = second.announcement(10);
+        assert_eq!(told.lineage.len(), 1);
+        assert_eq!((told.lineage[0].last_seq, told.lineage[0].held), (1, true));
+        // Not closed in order, and the source cannot read again: 101..200 is in doubt.
+        let (from, to) = (EventTime::from_secs(101), EventTime::from_secs(200));
+        assert_eq!(told.unclean, Some(TimeRange { from, to }));
+        second.close(EventTime::from_secs(210)).unwrap();
+
+        // A life that nobody heard of leaves no lineage, an orderly stop adds no doubt.
+        let third = opened(dir.path(), 9, 300).buffer;
+        assert_eq!(third.incarnation().no, 3);
+        assert_eq!(third.announcement(10), told);
+    }
+
+    #[test]
+    fn a_stop_of_sources_that_read_again_is_never_unclean() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut first = opened(dir.path(), 7, 100).buffer;
+        first
+            .append(&[sample(99)], &[], false, EventTime::from_secs(101))
+            .unwrap();
+        drop(first);
+        assert_eq!(
+            opened(dir.path(), 8, 200).buffer.announcement(10).unclean,
+            None
+        );
+    }
+
+    #[test]
+    fn a_second_process_and_another_agent_are_refused_with_a_remedy() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = opened(dir.path(), 1, 1).buffer;
+        let now = EventTime::from_secs(1);
+        let again = open(dir.path(), &agent("gw"), &Settings::default(), 2, now).unwrap_err();
+        assert!(
+            again.to_string().contains("in use by another process"),
+            "{again}"
+        );
+        drop(first);
+        let other = open(dir.path(), &agent("other"), &Settings::default(), 2, now).unwrap_err();
+        assert!(
+            other.to_string().contains("belongs to agent \"gw\""),
+            "{other}"
+        );
+    }
+
+    #[test]
+    fn a_damaged_file_is_set_aside_declared_and_the_number_goes_on() {
+        for damage in ["garbage", "truncated", "missing"] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join(FILE_NAME);
+            let mut first = opened(dir.path(), 1, 100).buffer;
+            first
+                .append(&[sample(100)], &[], true, EventTime::from_secs(150))
+                .unwrap();
+            first.close(EventTime::from_secs(160)).unwrap();
+            let bytes = fs::read(&path).unwrap();
+            match damage {
+                "garbage" => fs::write(&path, vec![0x5a; bytes.len()]).unwrap(),
+                "truncated" => fs::write(&path, &bytes[..bytes.len() / 3]).unwrap(),
+                _ => fs::remove_file(&path).unwrap(),
+            }
+            let second = opened(dir.path(), 2, 200);
+            assert_eq!(second.set_aside.is_some(), damage != "missing", "{damage}");
+            assert_eq!(second.buffer.incarnation().no, 2, "{damage}");
+            let said = second.buffer.announcement(10);
+            let (from, to) = (EventTime::from_secs(100), EventTime::from_secs(200));
+            assert_eq!(said.unclean, Some(TimeRange { from, to }), "{damage}");
+            drop(second);
+            // Said until the cloud has it, also over a restart.
+            assert_eq!(
+                opened(dir.path(), 3, 300).buffer.announcement(10).unclean,
+                said.unclean
+            );
+        }
+    }
+
+    #[test]
+    fn only_the_newest_damaged_files_are_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        for round in 0..5 {
+            drop(opened(dir.path(), round, 100 + round as i64));
+            fs::write(dir.path().join(FILE_NAME), b"not a buffer at all").unwrap();
+        }
+        drop(opened(dir.path(), 9, 200));
+        let kept = fs::read_dir(dir.path())
+            .unwrap()
+            .filter(|e| {
+                e.as_ref()
+                    .unwrap()
+                    .file_name()
+                    .to_string_lossy()
+                    .contains("damaged")
+            })
+            .count();
+        assert_eq!(kept, ASIDE_MAX);
+    }
+}

@@ -1,0 +1,789 @@
+//! The open buffer: append, take, acknowledge.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use event::{
+    AgentId, Columns, EventTime, Gap, GapReason, Held, Incarnation, Lineage, Sample, SeqRange,
+    TimeRange, Value,
+};
+use redb::{Database, ReadableDatabase, TableDefinition};
+use serde::{Deserialize, Serialize};
+
+use super::BufferError;
+use super::chunk;
+use super::index::{ChunkKey, ChunkMeta, Index};
+
+pub(super) const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
+pub(super) const CHUNKS: TableDefinition<(u32, u64, u64), &[u8]> = TableDefinition::new("chunks");
+pub(super) const INDEX: TableDefinition<(u32, u64, u64), (u32, u32, i64, i64)> =
+    TableDefinition::new("index");
+pub(super) const LINEAGE: TableDefinition<(u32, u64), (u64, bool)> =
+    TableDefinition::new("lineage");
+pub(super) const GAPS: TableDefinition<(u32, u64, u64), &[u8]> = TableDefinition::new("gaps");
+pub(super) const CURSORS: TableDefinition<&str, &[u8]> = TableDefinition::new("cursors");
+
+pub(super) const STATE: &str = "state";
+
+/// Limits of the buffer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Most bytes of events held (encoded). Beyond it the oldest are dropped as a declared gap.
+    pub bytes_max: u64,
+    /// Memory for pages of the file, bytes.
+    pub cache_bytes: usize,
+    /// Most events of one chunk (row). 1 to 65,536.
+    pub chunk_events_max: u32,
+    /// A last chunk of at least this size is not grown any further, bytes. Small keeps what a commit
+    /// rewrites small; large keeps rows few.
+    pub chunk_bytes: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            bytes_max: 256 << 20,
+            cache_bytes: 512 << 10,
+            chunk_events_max: 1000,
+            chunk_bytes: 8 << 10,
+        }
+    }
+}
+
+/// Raw bytes of samples beyond which a chunk is full: far below the limit of a batch.
+const CHUNK_RAW_BYTES_MAX: usize = 96 << 10;
+/// Most rows changed by acks that wait in memory for the next commit.
+const OVERLAY_ROWS_MAX: usize = 1024;
+/// Decoded chunks kept between reads of neighbouring ranges.
+const DECODED_MAX: usize = 2;
+
+/// How far a source has read, stored in the same transaction as its samples.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cursor {
+    /// The source's name, unique in the agent.
+    pub source: String,
+    /// Its own bytes.
+    pub position: Vec<u8>,
+}
+
+/// What must be told to the cloud until a transmission that says it is answered.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Announcement {
+    /// Earlier incarnations.
+    pub lineage: Vec<Lineage>,
+    /// Declared losses.
+    pub gaps: Vec<Gap>,
+    /// A stretch of time in which an unclean stop may have lost samples.
+    pub unclean: Option<TimeRange>,
+}
+
+impl Announcement {
+    /// Whether there is nothing to tell.
+    pub fn is_empty(&self) -> bool {
+        self.lineage.is_empty() && self.gaps.is_empty() && self.unclean.is_none()
+    }
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct State {
+    pub incarnation: Incarnation,
+    /// Last seq given out in it.
+    pub last_seq: u64,
+    /// The agent's time at the last commit.
+    pub committed_at: EventTime,
+    /// Closed in order.
+    pub clean: bool,
+    /// A source without a cursor has delivered in this incarnation: an unclean stop may lose what it
+    /// had not committed.
+    pub volatile: bool,
+    /// The cloud may have heard of this incarnation.
+    pub spoke: bool,
+    pub unclean: Option<TimeRange>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ancestor {
+    pub last_seq: u64,
+    pub held: bool,
+    /// The cloud has acknowledged this row as it stands. Not stored: told again after a restart.
+    pub told: bool,
+}
+
+/// The last chunk of the present incarnation while it still grows.
+#[derive(Debug)]
+struct Tail {
+    first: u64,
+    samples: Vec<Sample>,
+    raw_bytes: usize,
+    encoded_bytes: usize,
+}
+
+#[derive(Debug)]
+enum Row {
+    Put(ChunkMeta, Vec<u8>),
+    Remove,
+}
+
+/// The durable buffer of one agent. One owner at a time calls it; it knows no clock and no threads.
+#[derive(Debug)]
+pub struct Buffer {
+    pub(super) db: Database,
+    pub(super) agent: AgentId,
+    pub(super) settings: Settings,
+    pub(super) state: State,
+    pub(super) index: Index,
+    pub(super) lineage: BTreeMap<Incarnation, Ancestor>,
+    pub(super) gaps: BTreeMap<ChunkKey, Gap>,
+    tail: Option<Tail>,
+    /// Changed rows that are not committed yet; reads look here first.
+    rows: BTreeMap<ChunkKey, Row>,
+    gap_rows: BTreeMap<ChunkKey, Option<Gap>>,
+    lineage_gone: Vec<Incarnation>,
+    state_changed: bool,
+    decoded: VecDeque<(ChunkKey, Vec<Sample>)>,
+    columns: Columns,
+    poisoned: bool,
+    dropped: u64,
+}
+
+impl Buffer {
+    pub(super) fn assemble(
+        db: Database,
+        agent: AgentId,
+        settings: Settings,
+        state: State,
+        index: Index,
+        lineage: BTreeMap<Incarnation, Ancestor>,
+        gaps: BTreeMap<ChunkKey, Gap>,
+    ) -> Self {
+        Self {
+            db,
+            agent,
+            settings,
+            state,
+            index,
+            lineage,
+            gaps,
+            tail: None,
+            rows: BTreeMap::new(),
+            gap_rows: BTreeMap::new(),
+            lineage_gone: Vec::new(),
+            state_changed: false,
+            decoded: VecDeque::new(),
+            columns: Columns::default(),
+            poisoned: false,
+            dropped: 0,
+        }
+    }
+
+    /// The present incarnation.
+    pub fn incarnation(&self) -> Incarnation {
+        self.state.incarnation
+    }
+
+    /// The number that the next event gets.
+    pub fn next_seq(&self) -> u64 {
+        self.state.last_seq + 1
+    }
+
+    /// Events dropped since opening because the buffer was full or damaged. Each is in a gap.
+    pub fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
+    /// Stores samples, numbers them, and moves the cursors, in one transaction. When this returns
+    /// `Ok`, they are on disk: they survive the end of the process and of the power.
+    ///
+    /// `volatile` says that some of them come from a source that cannot read them again. `now` is
+    /// the agent's present time. If the buffer is over its limit, the oldest events are dropped and
+    /// declared as a gap in the same transaction.
+    ///
+    /// Returns the range of numbers given out, none if there were no samples.
+    ///
+    /// **Errors**: nothing was accepted; open the buffer again.
+    pub fn append(
+        &mut self,
+        samples: &[Sample],
+        cursors: &[Cursor],
+        volatile: bool,
+        now: EventTime,
+    ) -> Result<Option<SeqRange>, BufferError> {
+        self.check()?;
+        let first = self.next_seq();
+        let result = self.stage(samples).and_then(|()| {
+            self.state.volatile |= volatile && !samples.is_empty();
+            self.drop_over_limit()?;
+            self.commit(cursors, now)
+        });
+        self.poison_on_error(result)?;
+        let last = self.state.last_seq;
+        let incarnation = self.incarnation();
+        Ok((last >= first).then_some(SeqRange {
+            incarnation,
+            first,
+            last,
+        }))
+    }
+
+    /// Forgets the events of `ranges`, which an ack has named. They are gone at once for the uplink;
+    /// the file follows with the next commit (a crash before it only means that they are sent again,
+    /// and counted once by their numbers). Returns how many were held.
+    ///
+    /// **Errors**: open the buffer again; nothing un-acked is lost.
+    pub fn ack(&mut self, ranges: &[SeqRange]) -> Result<u64, BufferError> {
+        self.check()?;
+        let mut gone = 0;
+        for range in ranges {
+            let result = self.ack_one(*range);
+            gone += self.poison_on_error(result)?;
+        }
+        Ok(gone)
+    }
+
+    /// Whether something waits for a commit ([`Self::flush`] or the next append).
+    pub fn is_dirty(&self) -> bool {
+        self.state_changed
+            || !self.rows.is_empty()
+            || !self.gap_rows.is_empty()
+            || !self.lineage_gone.is_empty()
+    }
+
+    /// Whether so much waits that it should be committed soon.
+    pub fn wants_flush(&self) -> bool {
+        self.rows.len() >= OVERLAY_ROWS_MAX
+    }
+
+    /// Commits what waits. When this returns `Ok`, it is on disk.
+    ///
+    /// **Errors**: open the buffer again.
+    pub fn flush(&mut self, now: EventTime) -> Result<(), BufferError> {
+        self.check()?;
+        if !self.is_dirty() {
+            return Ok(());
+        }
+        let result = self.commit(&[], now);
+        self.poison_on_error(result)
+    }
+
+    /// Commits what waits and notes that the stop was orderly, so that the next start declares no
+    /// loss.
+    ///
+    /// **Errors**: the next start will take this for an unclean stop.
+    pub fn close(mut self, now: EventTime) -> Result<(), BufferError> {
+        self.check()?;
+        self.state.clean = true;
+        self.commit(&[], now)
+    }
+
+    /// Notes on disk that the cloud may hear of this incarnation from now on. Call before the first
+    /// transmission. Later calls do nothing.
+    ///
+    /// **Errors**: open the buffer again.
+    pub fn note_spoke(&mut self, now: EventTime) -> Result<(), BufferError> {
+        if self.state.spoke {
+            return Ok(());
+        }
+        self.check()?;
+        self.state.spoke = true;
+        let result = self.commit(&[], now);
+        self.poison_on_error(result)
+    }
+
+    /// The next run of held events to send, oldest first: at most `events_max` consecutive numbers
+    /// of one incarnation, none of them in `excluding`. None if there is nothing.
+    pub fn next(&self, excluding: &[SeqRange], events_max: u64) -> Option<SeqRange> {
+        self.index.next(excluding, events_max)
+    }
+
+    /// Reads the longest run of held events that starts at the first held number of `range` and
+    /// stays inside it. None if nothing of it is held any more.
+    ///
+    /// A damaged chunk is dropped and declared as a gap; the run ends before it.
+    ///
+    /// **Errors**: open the buffer again.
+    pub fn take(
+        &mut self,
+        range: SeqRange,
+    ) -> Result<Option<(SeqRange, Vec<Sample>)>, BufferError> {
+        self.check()?;
+        let chunks: Vec<_> = self.index.overlapping(range).collect();
+        let mut out: Vec<Sample> = Vec::new();
+        let mut start = 0;
+        for (key, meta) in chunks {
+            let from = key.first.max(range.first);
+            let to = key.last(&meta).min(range.last);
+            if !out.is_empty() && from != start + out.len() as u64 {
+                break;
+            }
+            let result = self.samples(key, meta);
+            let Some(samples) = self.poison_on_error(result)? else {
+                if out.is_empty() {
+                    continue;
+                }
+                break;
+            };
+            if out.is_empty() {
+                start = from;
+            }
+            out.extend_from_slice(
+                &samples[(from - key.first) as usize..=(to - key.first) as usize],
+            );
+            self.remember(key, samples);
+        }
+        if out.is_empty() {
+            return Ok(None);
+        }
+        let last = start + out.len() as u64 - 1;
+        Ok(Some((
+            SeqRange {
+                incarnation: range.incarnation,
+                first: start,
+                last,
+            },
+            out,
+        )))
+    }
+
+    /// The earliest event time of all that is held, of all incarnations, leaving out the numbers in
+    /// `excluding` (the batch being sent). None if nothing else is held.
+    ///
+    /// **Errors**: open the buffer again.
+    pub fn earliest(
+        &mut self,
+        excluding: Option<SeqRange>,
+    ) -> Result<Option<EventTime>, BufferError> {
+        self.check()?;
+        let Some(out) = excluding else {
+            return Ok(self.index.min_time_without(&[]));
+        };
+        let touched: Vec<_> = self.index.overlapping(out).collect();
+        let mut earliest = self.index.min_time_without(&touched);
+        // Chunks at the ends of the range are only partly left out.
+        for (key, meta) in touched {
+            if out.first <= key.first && key.last(&meta) <= out.last {
+                continue;
+            }
+            let result = self.samples(key, meta);
+            let Some(samples) = self.poison_on_error(result)? else {
+                continue;
+            };
+            let rest = samples
+                .iter()
+                .zip(key.first..)
+                .filter(|(_, seq)| *seq < out.first || *seq > out.last)
+                .map(|(s, _)| s.time)
+                .min();
+            earliest = [earliest, rest].into_iter().flatten().min();
+            self.remember(key, samples);
+        }
+        Ok(earliest)
+    }
+
+    /// The backlog: all events that no ack has named.
+    pub fn held(&self) -> Held {
+        Held {
+            events: self.index.events(),
+            bytes: self.index.bytes(),
+            oldest: self.index.min_time_without(&[]),
+        }
+    }
+
+    /// How far `source` had read at the last commit.
+    ///
+    /// **Errors**: open the buffer again.
+    pub fn cursor(&self, source: &str) -> Result<Option<Vec<u8>>, BufferError> {
+        let table = self
+            .db
+            .begin_read()
+            .map_err(BufferError::from)?
+            .open_table(CURSORS)?;
+        Ok(table.get_owned(source)?.map(|v| v.value().to_vec()))
+    }
+
+    /// What must be told to the cloud with the next transmission: at most `max` entries of each
+    /// kind.
+    pub fn announcement(&self, max: usize) -> Announcement {
+        Announcement {
+            lineage: self
+                .lineage
+                .iter()
+                .filter(|(_, a)| !a.told)
+                .take(max)
+                .map(|(&incarnation, a)| Lineage {
+                    incarnation,
+                    last_seq: a.last_seq,
+                    held: a.held,
+                })
+                .collect(),
+            gaps: self.gaps.values().take(max).copied().collect(),
+            unclean: self.state.unclean,
+        }
+    }
+
+    /// The cloud has answered a transmission that said this: it is durable there.
+    pub fn told(&mut self, said: &Announcement) {
+        for entry in &said.lineage {
+            let Some(ancestor) = self.lineage.get_mut(&entry.incarnation) else {
+                continue;
+            };
+            if ancestor.held != entry.held {
+                continue;
+            }
+            if ancestor.held {
+                ancestor.told = true;
+            } else {
+                self.lineage.remove(&entry.incarnation);
+                self.lineage_gone.push(entry.incarnation);
+            }
+        }
+        for gap in &said.gaps {
+            let key = ChunkKey {
+                inc: gap.incarnation,
+                first: gap.from,
+            };
+            let Some(held) = self.gaps.get(&key).copied() else {
+                continue;
+            };
+            self.gaps.remove(&key);
+            self.gap_rows.insert(key, None);
+            // It has grown since: only the rest remains to be told.
+            if held.to > gap.to {
+                self.put_gap(Gap {
+                    from: gap.to + 1,
+                    ..held
+                });
+            }
+        }
+        if said.unclean.is_some() && said.unclean == self.state.unclean {
+            self.state.unclean = None;
+            self.state_changed = true;
+        }
+    }
+
+    pub(super) fn touch_state(&mut self) {
+        self.state_changed = true;
+    }
+
+    fn check(&self) -> Result<(), BufferError> {
+        if self.poisoned {
+            Err(BufferError::Poisoned)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn poison_on_error<T>(&mut self, result: Result<T, BufferError>) -> Result<T, BufferError> {
+        self.poisoned |= result.is_err();
+        result
+    }
+
+    /// Puts samples behind the last ones, as rows that the next commit writes.
+    fn stage(&mut self, samples: &[Sample]) -> Result<(), BufferError> {
+        for sample in samples {
+            let seq = self.state.last_seq + 1;
+            let full = self.tail.as_ref().is_some_and(|t| {
+                t.samples.len() >= self.settings.chunk_events_max.max(1) as usize
+                    || t.raw_bytes >= CHUNK_RAW_BYTES_MAX
+                    || t.encoded_bytes >= self.settings.chunk_bytes
+            });
+            if full {
+                self.put_tail()?;
+                self.tail = None;
+            }
+            let tail = self.tail.get_or_insert_with(|| Tail {
+                first: seq,
+                samples: Vec::new(),
+                raw_bytes: 0,
+                encoded_bytes: 0,
+            });
+            tail.raw_bytes += raw_bytes(sample);
+            tail.samples.push(sample.clone());
+            self.state.last_seq = seq;
+        }
+        self.put_tail()
+    }
+
+    fn put_tail(&mut self) -> Result<(), BufferError> {
+        let Some(tail) = &self.tail else {
+            return Ok(());
+        };
+        let key = ChunkKey {
+            inc: self.state.incarnation,
+            first: tail.first,
+        };
+        let count = tail.samples.len() as u32;
+        if self
+            .index
+            .overlapping(range_of(key, 1))
+            .any(|(k, m)| k == key && m.count == count)
+        {
+            return Ok(());
+        }
+        let bytes = chunk::encode(&self.agent, key.inc, key.first, &tail.samples)?;
+        let meta = meta_of(&tail.samples, bytes.len());
+        if let Some(tail) = &mut self.tail {
+            tail.encoded_bytes = bytes.len();
+        }
+        self.put(key, meta, bytes);
+        Ok(())
+    }
+
+    fn put(&mut self, key: ChunkKey, meta: ChunkMeta, bytes: Vec<u8>) {
+        self.decoded.retain(|(k, _)| *k != key);
+        self.index.insert(key, meta);
+        self.rows.insert(key, Row::Put(meta, bytes));
+    }
+
+    fn remove(&mut self, key: ChunkKey) {
+        self.decoded.retain(|(k, _)| *k != key);
+        self.index.remove(key);
+        self.rows.insert(key, Row::Remove);
+        if key.inc == self.state.incarnation
+            && self.tail.as_ref().is_some_and(|t| t.first == key.first)
+        {
+            self.tail = None;
+        }
+    }
+
+    fn ack_one(&mut self, range: SeqRange) -> Result<u64, BufferError> {
+        let mut gone = 0;
+        let chunks: Vec<_> = self.index.overlapping(range).collect();
+        for (key, meta) in chunks {
+            let last = key.last(&meta);
+            let from = key.first.max(range.first);
+            let to = last.min(range.last);
+            if from == key.first && to == last {
+                gone += u64::from(meta.count);
+                self.remove(key);
+                continue;
+            }
+            // A part of a chunk is acked: the rest becomes one or two chunks of its own.
+            let Some(samples) = self.samples(key, meta)? else {
+                continue;
+            };
+            self.remove(key);
+            gone += to - from + 1;
+            let head = &samples[..(from - key.first) as usize];
+            let rest = &samples[(to + 1 - key.first) as usize..];
+            for (first, part) in [(key.first, head), (to + 1, rest)] {
+                if part.is_empty() {
+                    continue;
+                }
+                let bytes = chunk::encode(&self.agent, key.inc, first, part)?;
+                self.put(
+                    ChunkKey {
+                        inc: key.inc,
+                        first,
+                    },
+                    meta_of(part, bytes.len()),
+                    bytes,
+                );
+            }
+        }
+        Ok(gone)
+    }
+
+    fn drop_over_limit(&mut self) -> Result<(), BufferError> {
+        while self.index.bytes() > self.settings.bytes_max {
+            let Some((key, meta)) = self.index.oldest() else {
+                break;
+            };
+            // What was just accepted is not dropped, however small the limit is.
+            if key.inc == self.state.incarnation && key.last(&meta) == self.state.last_seq {
+                break;
+            }
+            self.declare_lost(key, meta, GapReason::Overflow);
+        }
+        Ok(())
+    }
+
+    fn declare_lost(&mut self, key: ChunkKey, meta: ChunkMeta, reason: GapReason) {
+        self.remove(key);
+        self.dropped += u64::from(meta.count);
+        let gap = Gap {
+            incarnation: key.inc,
+            from: key.first,
+            to: key.last(&meta),
+            time: TimeRange {
+                from: meta.min_time,
+                to: meta.max_time,
+            },
+            reason,
+        };
+        self.put_gap(gap);
+    }
+
+    /// Adds a gap; one that ends right before it and has the same reason grows instead, so that a
+    /// buffer that overflows for days declares few of them.
+    fn put_gap(&mut self, mut gap: Gap) {
+        let key = ChunkKey {
+            inc: gap.incarnation,
+            first: gap.from,
+        };
+        let before = self.gaps.range(..key).next_back().map(|(k, g)| (*k, *g));
+        if let Some((before, g)) = before
+            && g.incarnation == gap.incarnation
+            && g.reason == gap.reason
+            && g.to + 1 == gap.from
+        {
+            gap.from = g.from;
+            gap.time.from = gap.time.from.min(g.time.from);
+            gap.time.to = gap.time.to.max(g.time.to);
+            self.gaps.remove(&before);
+        }
+        let key = ChunkKey {
+            inc: gap.incarnation,
+            first: gap.from,
+        };
+        self.gaps.insert(key, gap);
+        self.gap_rows.insert(key, Some(gap));
+    }
+
+    /// The events of a chunk; none if it is damaged, which is then declared.
+    fn samples(
+        &mut self,
+        key: ChunkKey,
+        meta: ChunkMeta,
+    ) -> Result<Option<Vec<Sample>>, BufferError> {
+        if key.inc == self.state.incarnation
+            && let Some(tail) = self.tail.as_ref().filter(|t| t.first == key.first)
+        {
+            return Ok(Some(tail.samples.clone()));
+        }
+        if let Some(at) = self.decoded.iter().position(|(k, _)| *k == key)
+            && let Some((_, samples)) = self.decoded.remove(at)
+        {
+            return Ok(Some(samples));
+        }
+        let decoded = match self.rows.get(&key) {
+            Some(Row::Put(_, bytes)) => chunk::decode(bytes, &mut self.columns).ok(),
+            Some(Row::Remove) => None,
+            None => {
+                let table = self.db.begin_read()?.open_table(CHUNKS)?;
+                let row = table.get_owned((key.inc.no, key.inc.rand, key.first))?;
+                row.and_then(|v| chunk::decode(v.value(), &mut self.columns).ok())
+            }
+        };
+        match decoded.filter(|s| s.len() == meta.count as usize) {
+            Some(samples) => Ok(Some(samples)),
+            None => {
+                tracing::error!(
+                    incarnation = %key.inc, first = key.first, events = meta.count,
+                    "a chunk of the buffer is damaged; its events are declared lost"
+                );
+                self.declare_lost(key, meta, GapReason::Corruption);
+                Ok(None)
+            }
+        }
+    }
+
+    fn remember(&mut self, key: ChunkKey, samples: Vec<Sample>) {
+        let is_tail = key.inc == self.state.incarnation
+            && self.tail.as_ref().is_some_and(|t| t.first == key.first);
+        if !is_tail {
+            self.decoded.truncate(DECODED_MAX - 1);
+            self.decoded.push_front((key, samples));
+        }
+    }
+
+    /// Writes everything that waits in one durable transaction.
+    fn commit(&mut self, cursors: &[Cursor], now: EventTime) -> Result<(), BufferError> {
+        // An ancestor whose last event goes with this commit is told as no longer held, after it.
+        let emptied: Vec<Incarnation> = self
+            .lineage
+            .iter()
+            .filter(|(inc, a)| a.held && !self.index.holds_any(**inc))
+            .map(|(inc, _)| *inc)
+            .collect();
+        self.state.committed_at = now;
+        let mut tx = self.db.begin_write()?;
+        tx.set_quick_repair(true);
+        {
+            let mut meta = tx.open_table(META)?;
+            meta.insert(STATE, encode(&self.state)?.as_slice())?;
+        }
+        if !self.rows.is_empty() {
+            let mut chunks = tx.open_table(CHUNKS)?;
+            let mut index = tx.open_table(INDEX)?;
+            for (key, row) in &self.rows {
+                let k = (key.inc.no, key.inc.rand, key.first);
+                match row {
+                    Row::Put(m, bytes) => {
+                        chunks.insert(k, bytes.as_slice())?;
+                        index.insert(k, (m.count, m.bytes, m.min_time.0, m.max_time.0))?;
+                    }
+                    Row::Remove => {
+                        chunks.remove(k)?;
+                        index.remove(k)?;
+                    }
+                }
+            }
+        }
+        if !self.gap_rows.is_empty() {
+            let mut gaps = tx.open_table(GAPS)?;
+            for (key, gap) in &self.gap_rows {
+                let k = (key.inc.no, key.inc.rand, key.first);
+                match gap {
+                    Some(gap) => drop(gaps.insert(k, encode(gap)?.as_slice())?),
+                    None => drop(gaps.remove(k)?),
+                }
+            }
+        }
+        if !emptied.is_empty() || !self.lineage_gone.is_empty() {
+            let mut lineage = tx.open_table(LINEAGE)?;
+            for inc in &emptied {
+                let last_seq = self.lineage[inc].last_seq;
+                lineage.insert((inc.no, inc.rand), (last_seq, false))?;
+            }
+            for inc in &self.lineage_gone {
+                lineage.remove((inc.no, inc.rand))?;
+            }
+        }
+        if !cursors.is_empty() {
+            let mut table = tx.open_table(CURSORS)?;
+            for cursor in cursors {
+                table.insert(cursor.source.as_str(), cursor.position.as_slice())?;
+            }
+        }
+        tx.commit()?;
+        for inc in emptied {
+            if let Some(ancestor) = self.lineage.get_mut(&inc) {
+                ancestor.held = false;
+                ancestor.told = false;
+            }
+        }
+        self.rows.clear();
+        self.gap_rows.clear();
+        self.lineage_gone.clear();
+        self.state_changed = false;
+        Ok(())
+    }
+}
+
+pub(super) fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, BufferError> {
+    postcard::to_stdvec(value).map_err(|e| BufferError::Damaged(e.to_string()))
+}
+
+fn raw_bytes(sample: &Sample) -> usize {
+    24 + match &sample.value {
+        Value::Text(text) => text.len(),
+        Value::Number(_) | Value::Bool(_) => 8,
+    }
+}
+
+fn range_of(key: ChunkKey, count: u64) -> SeqRange {
+    SeqRange {
+        incarnation: key.inc,
+        first: key.first,
+        last: key.first + count - 1,
+    }
+}
+
+fn meta_of(samples: &[Sample], bytes: usize) -> ChunkMeta {
+    let times = || samples.iter().map(|s| s.time);
+    ChunkMeta {
+        count: samples.len() as u32,
+        bytes: bytes as u32,
+        min_time: times().min().unwrap_or_default(),
+        max_time: times().max().unwrap_or_default(),
+    }
+}

@@ -1,0 +1,494 @@
+//! Configuration: a TOML file, then the environment (`TIDEWATCH_AGENT_…`), then flags.
+//!
+//! What was typed is [`raw::Raw`]; what it means is [`Settings`]. `agent.sample.toml` documents every
+//! option with its default, unit and an example, and a test keeps it complete.
+
+mod keys;
+mod raw;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use event::{AgentId, DeviceId, IdError};
+use toml::{Table, Value};
+
+pub use raw::Raw;
+
+use crate::clock::Quality;
+use crate::sources::file::{Format, Timestamps};
+use crate::sources::{Mapping, MappingError, TimeFormat, file, host, stdin};
+use crate::uplink::{link, session};
+use crate::{buffer, inbox};
+
+/// What the environment variables begin with; `__` separates section and key, as in
+/// `TIDEWATCH_AGENT_BUFFER__BYTES_MAX`.
+pub const ENV_PREFIX: &str = "TIDEWATCH_AGENT_";
+
+/// Everything an agent needs to know.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The agent's id.
+    pub agent: AgentId,
+    /// Where the buffer lives.
+    pub data_dir: PathBuf,
+    /// Filter of the log, as `info` or `warn,edge_agent=debug`.
+    pub log: String,
+    /// Stop when all sources have ended and everything is acked.
+    pub exit_when_done: bool,
+    /// How long the last sending may take at a stop.
+    pub stop_grace: Duration,
+    /// Quality of the wall clock.
+    pub clock: Quality,
+    /// Limits of the buffer.
+    pub buffer: buffer::Settings,
+    /// Grouping of commits.
+    pub inbox: inbox::Settings,
+    /// Limits of the uplink.
+    pub session: session::Settings,
+    /// Most bytes of an encoded batch.
+    pub batch_bytes_max: usize,
+    /// Where to connect.
+    pub link: link::Settings,
+    /// Where readings come from.
+    pub sources: Vec<Source>,
+}
+
+/// One source.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// Its name, unique in the agent.
+    pub name: String,
+    /// Attributes of its devices.
+    pub attributes: BTreeMap<String, String>,
+    /// What it reads.
+    pub kind: SourceKind,
+}
+
+/// What a source reads.
+#[derive(Debug, Clone)]
+pub enum SourceKind {
+    /// This machine.
+    Host(host::Settings),
+    /// JSON lines on standard input.
+    Stdin(stdin::Settings),
+    /// A file that is replayed.
+    File(file::Settings),
+}
+
+/// Why a configuration cannot be used. `Display` names the key and, where there is one, the remedy.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("read the configuration {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The system's error.
+        source: std::io::Error,
+    },
+    /// The file is no TOML.
+    #[error("{path}: {message}")]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// The parser's text, with line and column.
+        message: String,
+    },
+    /// A key that nobody knows.
+    #[error("{origin}: unknown key {key:?}{}", nearest.as_ref().map(|n| format!("; did you mean {n:?}?")).unwrap_or_default())]
+    UnknownKey {
+        /// Where it stands.
+        origin: String,
+        /// The key with its section.
+        key: String,
+        /// The nearest valid one.
+        nearest: Option<String>,
+    },
+    /// A value of the wrong type or out of range.
+    #[error("{key}: {message}")]
+    Value {
+        /// The key with its section.
+        key: String,
+        /// What is wrong.
+        message: String,
+    },
+}
+
+impl ConfigError {
+    fn value(key: impl Into<String>, message: impl ToString) -> Self {
+        Self::Value {
+            key: key.into(),
+            message: message.to_string(),
+        }
+    }
+}
+
+/// Reads the configuration: `file` if there is one, then `environment`, then `flags` (pairs of key
+/// and value, sections with a dot, as `buffer.bytes_max`).
+///
+/// **Errors**: the first thing that is wrong, by key.
+pub fn load(
+    file: Option<&Path>,
+    environment: impl Iterator<Item = (String, String)>,
+    flags: &[(String, String)],
+) -> Result<Settings, ConfigError> {
+    let mut table = Table::new();
+    if let Some(path) = file {
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        table = text
+            .parse()
+            .map_err(|e: toml::de::Error| ConfigError::Syntax {
+                path: path.to_owned(),
+                message: e.to_string(),
+            })?;
+        keys::check(&table, &path.display().to_string())?;
+    }
+    let mut environment: Vec<(String, String)> = environment
+        .filter_map(|(name, value)| {
+            let key = name
+                .strip_prefix(ENV_PREFIX)?
+                .to_lowercase()
+                .replace("__", ".");
+            // The path of the file itself is not part of it.
+            (key != "config").then_some((key, value))
+        })
+        .collect();
+    environment.sort();
+    for (key, value) in &environment {
+        set(
+            &mut table,
+            key,
+            value,
+            &format!("environment {ENV_PREFIX}…"),
+        )?;
+    }
+    for (key, value) in flags {
+        set(&mut table, key, value, "flag")?;
+    }
+    let raw: Raw = Value::Table(table)
+        .try_into()
+        .map_err(|e: toml::de::Error| ConfigError::value("configuration", e.message()))?;
+    settings(raw)
+}
+
+/// Puts one value in its place. Texts stay texts; everything else is read as TOML.
+fn set(table: &mut Table, key: &str, value: &str, origin: &str) -> Result<(), ConfigError> {
+    let known = keys::known(key, origin)?;
+    let value = if known.is_text {
+        Value::String(value.to_owned())
+    } else {
+        let parsed: Result<Table, _> = format!("v = {value}").parse();
+        match parsed.ok().and_then(|mut t| t.remove("v")) {
+            Some(value) => value,
+            None => {
+                return Err(ConfigError::value(
+                    key,
+                    format!("{value:?} is no TOML value"),
+                ));
+            }
+        }
+    };
+    let (section, name) = key.split_once('.').unwrap_or(("", key));
+    let target = if section.is_empty() {
+        table
+    } else {
+        let entry = table
+            .entry(section)
+            .or_insert_with(|| Value::Table(Table::new()));
+        match entry {
+            Value::Table(t) => t,
+            _ => return Err(ConfigError::value(section, "is not a section")),
+        }
+    };
+    target.insert(name.to_owned(), value);
+    Ok(())
+}
+
+fn settings(raw: Raw) -> Result<Settings, ConfigError> {
+    let agent = match &raw.agent {
+        Some(name) => AgentId::new(name).map_err(|e| ConfigError::value("agent", e))?,
+        None => host_agent()?,
+    };
+    let (host, port) = server(&raw.server)?;
+    let b = &raw.buffer;
+    let u = &raw.uplink;
+    at_least("buffer.bytes_max", b.bytes_max, 64 << 10)?;
+    at_least("buffer.commit_events", b.commit_events as u64, 1)?;
+    at_least("buffer.waiting_events_max", b.waiting_events_max as u64, 1)?;
+    within(
+        "uplink.batch_events_max",
+        u64::from(u.batch_events_max),
+        1,
+        65_536,
+    )?;
+    within(
+        "uplink.batch_bytes_max",
+        u.batch_bytes_max as u64,
+        4096,
+        1 << 20,
+    )?;
+    within("uplink.in_flight_max", u.in_flight_max as u64, 1, 8)?;
+    within("uplink.keep_alive_s", u.keep_alive_s, 1, 65_535)?;
+    for (key, ms) in [
+        ("uplink.ack_timeout_ms", u.ack_timeout_ms),
+        ("uplink.heartbeat_ms", u.heartbeat_ms),
+        ("uplink.refused_retry_ms", u.refused_retry_ms),
+        ("uplink.silence_max_ms", u.silence_max_ms),
+        ("uplink.reconnect_min_ms", u.reconnect_min_ms),
+    ] {
+        at_least(key, ms, 1)?;
+    }
+    let ms = Duration::from_millis;
+    let sources = sources(&raw, &agent)?;
+    Ok(Settings {
+        data_dir: raw.data_dir,
+        log: raw.log,
+        exit_when_done: raw.exit_when_done,
+        stop_grace: ms(u.stop_grace_ms),
+        clock: raw.clock,
+        buffer: buffer::Settings {
+            bytes_max: b.bytes_max,
+            cache_bytes: b.cache_bytes,
+            ..buffer::Settings::default()
+        },
+        inbox: inbox::Settings {
+            commit_interval: ms(b.commit_interval_ms),
+            commit_events: b.commit_events,
+            commit_bytes: b.commit_bytes,
+            events_max: b.waiting_events_max,
+            replay_backlog_max: b.replay_backlog_max.unwrap_or(b.bytes_max / 2),
+        },
+        session: session::Settings {
+            batch_events_max: u.batch_events_max,
+            in_flight_max: u.in_flight_max,
+            ack_timeout: ms(u.ack_timeout_ms),
+            ack_timeout_max: ms(u.ack_timeout_max_ms),
+            heartbeat: ms(u.heartbeat_ms),
+            refused_retry: ms(u.refused_retry_ms),
+            refused_retry_max: ms(u.refused_retry_max_ms),
+            silence_max: ms(u.silence_max_ms),
+            ..session::Settings::default()
+        },
+        batch_bytes_max: u.batch_bytes_max,
+        link: link::Settings {
+            host,
+            port,
+            user: raw.user,
+            password: raw.password,
+            reconnect_min: ms(u.reconnect_min_ms),
+            reconnect_max: ms(u.reconnect_max_ms),
+            keep_alive: Duration::from_secs(u.keep_alive_s),
+            // Room for the topic and headers beside the largest batch, and for any ack.
+            packet_bytes_max: (u.batch_bytes_max + (64 << 10)).max(256 << 10),
+        },
+        sources,
+        agent,
+    })
+}
+
+fn at_least(key: &str, value: u64, min: u64) -> Result<(), ConfigError> {
+    within(key, value, min, u64::MAX)
+}
+
+fn within(key: &str, value: u64, min: u64, max: u64) -> Result<(), ConfigError> {
+    if (min..=max).contains(&value) {
+        return Ok(());
+    }
+    let limits = if max == u64::MAX {
+        format!("at least {min}")
+    } else {
+        format!("{min} to {max}")
+    };
+    Err(ConfigError::value(
+        key,
+        format!("{value} is out of range; it must be {limits}"),
+    ))
+}
+
+/// The machine's name, with what no id can hold replaced.
+fn host_agent() -> Result<AgentId, ConfigError> {
+    let name = sysinfo::System::host_name().unwrap_or_default();
+    let name: String = name
+        .chars()
+        .map(|c| if c == '.' || c == ' ' { '-' } else { c })
+        .collect();
+    AgentId::new(&name).map_err(|e| {
+        ConfigError::value(
+            "agent",
+            format!("not set, and the host name does not serve: {e}"),
+        )
+    })
+}
+
+fn server(text: &str) -> Result<(String, u16), ConfigError> {
+    let error = |message: &str| Err(ConfigError::value("server", message));
+    let rest = match text.split_once("://") {
+        Some(("mqtt" | "tcp", rest)) => rest,
+        Some(("mqtts" | "ssl" | "tls", _)) => {
+            return error("TLS is not built into this version; use mqtt:// on a trusted network");
+        }
+        Some((scheme, _)) => return error(&format!("unknown scheme {scheme:?}; use mqtt://")),
+        None => text,
+    };
+    let rest = rest.trim_end_matches('/');
+    if rest.is_empty() || rest.contains(['/', '@', ' ']) {
+        return error("must look like mqtt://host:1883 (user and password are keys of their own)");
+    }
+    let (host, port) = match rest.rsplit_once(':') {
+        Some((host, port)) if !port.contains(']') => match port.parse() {
+            Ok(port) if port != 0 => (host, port),
+            _ => return error(&format!("{port:?} is not a port")),
+        },
+        _ => (rest, 1883),
+    };
+    Ok((host.to_owned(), port))
+}
+
+fn sources(raw: &Raw, agent: &AgentId) -> Result<Vec<Source>, ConfigError> {
+    let mut sources: Vec<Source> = Vec::new();
+    for (i, item) in raw.source.iter().enumerate() {
+        let source = source(item, i, raw, agent)?;
+        if sources.iter().any(|s| s.name == source.name) {
+            let key = format!("source[{i}].name");
+            return Err(ConfigError::value(
+                key,
+                format!("{:?} is taken", source.name),
+            ));
+        }
+        let stdin = |s: &Source| matches!(s.kind, SourceKind::Stdin(_));
+        if stdin(&source) && sources.iter().any(stdin) {
+            return Err(ConfigError::value(
+                format!("source[{i}]"),
+                "standard input is taken",
+            ));
+        }
+        sources.push(source);
+    }
+    Ok(sources)
+}
+
+fn source(item: &raw::Source, i: usize, raw: &Raw, agent: &AgentId) -> Result<Source, ConfigError> {
+    let key = |name: &str| format!("source[{i}].{name}");
+    let id = |name: &str, text: &str| {
+        DeviceId::new(text).map_err(|e: IdError| ConfigError::value(key(name), e))
+    };
+    let bad_mapping = |e: MappingError| ConfigError::value(format!("source[{i}]"), e);
+    let mut attributes = raw.attributes.clone();
+    let (name, own, kind) = match item {
+        raw::Source::Host(s) => {
+            at_least(&key("interval_ms"), s.interval_ms, 10)?;
+            let settings = host::Settings {
+                device: id("device", s.device.as_deref().unwrap_or(agent.as_str()))?,
+                interval: Duration::from_millis(s.interval_ms),
+                disk: s.disk.clone(),
+            };
+            (
+                s.name.clone().unwrap_or("host".to_owned()),
+                &s.attributes,
+                SourceKind::Host(settings),
+            )
+        }
+        raw::Source::Stdin(s) => {
+            let settings = stdin::Settings {
+                mapping: Mapping {
+                    device_column: s.device_key.clone(),
+                    device: s.device.as_deref().map(|d| id("device", d)).transpose()?,
+                    time_column: s.time_key.clone(),
+                    time_format: TimeFormat::new(&s.time_format, &s.utc_offset)
+                        .map_err(bad_mapping)?,
+                    metrics: s.metrics.clone(),
+                    skip: s.skip.clone(),
+                    text: Vec::new(),
+                    rename: Mapping::renames(&s.rename).map_err(bad_mapping)?,
+                },
+                lag: Duration::from_millis(s.lag_ms),
+            };
+            let name = s.name.clone().unwrap_or("stdin".to_owned());
+            (name, &s.attributes, SourceKind::Stdin(settings))
+        }
+        raw::Source::File(s) => {
+            let settings = file_source(s, &key, id, bad_mapping)?;
+            let name = s
+                .name
+                .clone()
+                .unwrap_or_else(|| s.path.display().to_string());
+            (name, &s.attributes, SourceKind::File(settings))
+        }
+    };
+    attributes.extend(own.clone());
+    for name in attributes.keys() {
+        if let Err(e) = event::MetricName::attribute(name) {
+            return Err(ConfigError::value(key("attributes"), e));
+        }
+    }
+    Ok(Source {
+        name,
+        attributes,
+        kind,
+    })
+}
+
+fn file_source(
+    s: &raw::FileSource,
+    key: &dyn Fn(&str) -> String,
+    id: impl Fn(&str, &str) -> Result<DeviceId, ConfigError>,
+    bad_mapping: impl Fn(MappingError) -> ConfigError,
+) -> Result<file::Settings, ConfigError> {
+    let jsonl = s
+        .path
+        .extension()
+        .is_some_and(|e| e == "jsonl" || e == "ndjson" || e == "json");
+    let format = s
+        .format
+        .unwrap_or(if jsonl { Format::Jsonl } else { Format::Csv });
+    let [delimiter] = *s.delimiter.as_bytes() else {
+        return Err(ConfigError::value(
+            key("delimiter"),
+            "must be one ASCII character",
+        ));
+    };
+    if !(s.speed.is_finite() && s.speed >= 0.0) {
+        return Err(ConfigError::value(
+            key("speed"),
+            "must be 0 (as fast as possible) or more",
+        ));
+    }
+    if s.timestamps == Timestamps::Shifted && s.speed == 0.0 {
+        let message = "\"shifted\" needs a speed: without one all rows would happen at once";
+        return Err(ConfigError::value(key("timestamps"), message));
+    }
+    if format == Format::Csv && s.device.is_none() && s.device_column.is_none() {
+        let message = "set it, or `device` if the whole file is one device's";
+        return Err(ConfigError::value(key("device_column"), message));
+    }
+    if !s.header && s.columns.is_empty() && format == Format::Csv {
+        let message = "a file without a header needs the names of its columns";
+        return Err(ConfigError::value(key("columns"), message));
+    }
+    Ok(file::Settings {
+        path: s.path.clone(),
+        format,
+        delimiter,
+        header: s.header,
+        columns: s.columns.clone(),
+        mapping: Mapping {
+            device_column: s.device_column.clone(),
+            device: s.device.as_deref().map(|d| id("device", d)).transpose()?,
+            time_column: s.time_column.clone(),
+            time_format: TimeFormat::new(&s.time_format, &s.utc_offset).map_err(&bad_mapping)?,
+            metrics: s.metrics.clone(),
+            skip: s.skip.clone(),
+            text: s.text.clone(),
+            rename: Mapping::renames(&s.rename).map_err(&bad_mapping)?,
+        },
+        timestamps: s.timestamps,
+        speed: s.speed,
+    })
+}
+
+#[cfg(test)]
+mod tests;

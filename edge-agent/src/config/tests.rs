@@ -1,0 +1,222 @@
+use super::*;
+
+fn load_text(text: &str, env: &[(&str, &str)], flags: &[(&str, &str)]) -> Result<Settings, String> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("agent.toml");
+    std::fs::write(&path, text).unwrap();
+    let pairs = |list: &[(&str, &str)]| {
+        list.iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .collect::<Vec<_>>()
+    };
+    load(Some(&path), pairs(env).into_iter(), &pairs(flags)).map_err(|e| {
+        e.to_string()
+            .replace(&path.display().to_string(), "agent.toml")
+    })
+}
+
+#[track_caller]
+fn check_error(text: &str, expected: &str) {
+    let error = load_text(text, &[], &[]).unwrap_err();
+    assert!(
+        error.contains(expected),
+        "{error:?} does not contain {expected:?}"
+    );
+}
+
+#[test]
+fn unknown_keys_name_the_nearest_valid_one() {
+    check_error(
+        "sever = 'x'",
+        r#"agent.toml: unknown key "sever"; did you mean "server"?"#,
+    );
+    check_error(
+        "[buffer]\nbyte_max = 1",
+        r#""buffer.byte_max"; did you mean "buffer.bytes_max"?"#,
+    );
+    check_error(
+        "[[source]]\nkind = 'file'\npaht = 'x'",
+        r#"unknown key "source[0].paht"; did you mean "source[0].path"?"#,
+    );
+    check_error(
+        "[[source]]\nkind = 'hots'",
+        r#"source[0].kind: unknown "hots"; did you mean "host"?"#,
+    );
+    check_error("[[source]]\nname = 'a'", "source[0].kind: is missing");
+    check_error("zzzz = 1", r#"unknown key "zzzz""#);
+    let env = [("TIDEWATCH_AGENT_BUFFER__COMMIT_EVENT", "1")];
+    let error = load_text("", &env, &[]).unwrap_err();
+    assert!(
+        error.contains("did you mean \"buffer.commit_events\"?"),
+        "{error}"
+    );
+}
+
+#[test]
+fn bad_values_name_their_key() {
+    check_error(
+        "agent = 'a b'",
+        "agent: agent id \"a b\" has the character ' ' at byte 1",
+    );
+    check_error(
+        "server = 'mqtts://h:8883'",
+        "server: TLS is not built into this version",
+    );
+    check_error("server = 'http://h'", "server: unknown scheme \"http\"");
+    check_error(
+        "server = 'mqtt://h:99999'",
+        "server: \"99999\" is not a port",
+    );
+    check_error(
+        "[uplink]\nin_flight_max = 9",
+        "uplink.in_flight_max: 9 is out of range; it must be 1 to 8",
+    );
+    check_error(
+        "[[source]]\nkind = 'file'\npath = 'x.csv'",
+        "source[0].device_column: set it",
+    );
+    check_error(
+        "[[source]]\nkind = 'file'\npath = 'x.csv'\ndevice = 'd'\ntimestamps = 'shifted'\nspeed = 0.0",
+        "source[0].timestamps: \"shifted\" needs a speed",
+    );
+    check_error(
+        "[[source]]\nkind = 'stdin'\n[[source]]\nkind = 'stdin'\nname = 'b'",
+        "standard input is taken",
+    );
+    check_error(
+        "[[source]]\nkind = 'host'\n[[source]]\nkind = 'host'",
+        "\"host\" is taken",
+    );
+    check_error(
+        "[attributes]\n'a b' = 'x'\n[[source]]\nkind = 'host'",
+        "attribute name",
+    );
+    check_error("[buffer]\nbytes_max = 'much'", "invalid type");
+    check_error("a = = b", "agent.toml: ");
+}
+
+#[test]
+fn flags_win_over_the_environment_and_that_over_the_file() {
+    let text =
+        "agent = 'from-file'\nserver = 'h1'\n[buffer]\nbytes_max = 100_000\ncommit_events = 5";
+    let env = [
+        ("TIDEWATCH_AGENT_AGENT", "from-env"),
+        ("TIDEWATCH_AGENT_BUFFER__BYTES_MAX", "200000"),
+        ("TIDEWATCH_AGENT_PASSWORD", "1234"),
+        ("TIDEWATCH_AGENT_CONFIG", "ignored"),
+        ("TIDEWATCH_DATA", "of the server"),
+    ];
+    let flags = [
+        ("agent", "from-flag"),
+        ("server", "mqtt://h2:1884"),
+        ("exit_when_done", "true"),
+    ];
+    let settings = load_text(text, &env, &flags).unwrap();
+    assert_eq!(settings.agent.as_str(), "from-flag");
+    assert_eq!(settings.buffer.bytes_max, 200_000);
+    assert_eq!(settings.inbox.replay_backlog_max, 100_000);
+    assert_eq!(settings.inbox.commit_events, 5);
+    assert_eq!(settings.link.password.as_deref(), Some("1234"));
+    assert_eq!(
+        (settings.link.host.as_str(), settings.link.port),
+        ("h2", 1884)
+    );
+    assert!(settings.exit_when_done);
+}
+
+#[test]
+fn servers_are_read_with_and_without_scheme_and_port() {
+    for (text, expected) in [
+        ("h", ("h", 1883)),
+        ("mqtt://h", ("h", 1883)),
+        ("mqtt://h:1/", ("h", 1)),
+        ("[::1]:1884", ("[::1]", 1884)),
+        ("[::1]", ("[::1]", 1883)),
+    ] {
+        assert_eq!(
+            server(text).unwrap(),
+            (expected.0.to_owned(), expected.1),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn attributes_of_the_agent_and_of_a_source_are_joined() {
+    let text = "[attributes]\nsite = 'p1'\nroom = 'a'\n[[source]]\nkind = 'host'\nattributes = { room = 'b' }";
+    let settings = load_text(text, &[], &[]).unwrap();
+    let attributes = &settings.sources[0].attributes;
+    assert_eq!(attributes["site"], "p1");
+    assert_eq!(attributes["room"], "b");
+}
+
+const SAMPLE: &str = include_str!("../../agent.sample.toml");
+
+/// The sample with every `# key = value` line made real.
+fn sample_without_comments() -> String {
+    let mut text = String::new();
+    for line in SAMPLE.lines() {
+        let line = match line.strip_prefix("# ").or(line.strip_prefix("#[")) {
+            Some(rest) if line.starts_with("#[") => format!("[{rest}"),
+            Some(rest) => rest.to_owned(),
+            None => line.to_owned(),
+        };
+        let is_key = line
+            .split_once(" = ")
+            .is_some_and(|(k, _)| k.chars().all(|c| c.is_ascii_lowercase() || c == '_'));
+        if is_key || line.starts_with('[') {
+            text.push_str(&line);
+            text.push('\n');
+        }
+    }
+    text
+}
+
+#[test]
+fn the_sample_is_valid_as_it_is_and_with_every_option_set() {
+    load_text(SAMPLE, &[], &[]).unwrap();
+    let full = sample_without_comments();
+    load_text(&full, &[], &[]).unwrap_or_else(|e| panic!("{e}\n{full}"));
+}
+
+#[test]
+fn the_sample_has_every_option() {
+    let table: Table = sample_without_comments().parse().unwrap();
+    for key in keys::every_key() {
+        let found = match key.split_once('.') {
+            Some((section, name)) => table[section].get(name).is_some(),
+            None => table.contains_key(&key),
+        };
+        assert!(found, "{key} is not in agent.sample.toml");
+    }
+    let sources = table["source"].as_array().unwrap();
+    for (kind, known) in [
+        ("host", keys::HOST),
+        ("stdin", keys::STDIN),
+        ("file", keys::FILE),
+    ] {
+        let source = sources
+            .iter()
+            .find(|s| s["kind"].as_str() == Some(kind))
+            .unwrap();
+        for key in known {
+            assert!(
+                source.get(key).is_some(),
+                "{key} of {kind} is not in agent.sample.toml"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_defaults_in_the_sample_are_the_defaults() {
+    // Lines that say `(default)` hold the value that is taken without them.
+    let raw: Raw = toml::from_str("").unwrap();
+    let defaults = Table::try_from(&raw).unwrap();
+    let table: Table = sample_without_comments().parse().unwrap();
+    for section in ["buffer", "uplink"] {
+        for (key, value) in defaults[section].as_table().unwrap() {
+            assert_eq!(table[section].get(key), Some(value), "{section}.{key}");
+        }
+    }
+}

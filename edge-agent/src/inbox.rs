@@ -1,0 +1,497 @@
+//! Where samples and news arrive: the one lock under which events are stamped and the low watermark
+//! is read.
+//!
+//! Sources push samples; those without a time of their own are stamped here. The keeper's thread
+//! takes them out in groups and stores them. Because both happen under this lock, the agent's
+//! promise ("no event before this time will still come") covers samples that are on their way to
+//! the disk, too.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::Duration;
+
+use event::{DeviceId, EventTime, MetricName, Sample, Value, value};
+use tokio::sync::{Semaphore, watch};
+
+use crate::buffer::Cursor;
+use crate::clock::Clock;
+use crate::core::Stamp;
+
+/// How samples are grouped into commits, and how many may wait.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// A waiting sample is on disk after at most this time.
+    pub commit_interval: Duration,
+    /// So many waiting samples are committed at once.
+    pub commit_events: usize,
+    /// So many waiting bytes (before compression) are committed at once.
+    pub commit_bytes: usize,
+    /// Most samples that wait; a source that has more must wait itself.
+    pub events_max: usize,
+    /// A source that can read its input again waits while the buffer holds more than this, bytes.
+    pub replay_backlog_max: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            commit_interval: Duration::from_secs(2),
+            commit_events: 4096,
+            commit_bytes: 256 << 10,
+            events_max: 16_384,
+            replay_backlog_max: 128 << 20,
+        }
+    }
+}
+
+/// One value as a source reads it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reading {
+    /// The device it is about.
+    pub device: DeviceId,
+    /// What was measured.
+    pub metric: MetricName,
+    /// When; none = now, stamped under the inbox's lock.
+    pub time: Option<EventTime>,
+    /// The value.
+    pub value: Value,
+}
+
+/// What a source promises about times still to come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Position {
+    /// Not known yet: the agent sends nothing before it is.
+    Starting,
+    /// Its samples are stamped when they are pushed, or carry the present time.
+    Live,
+    /// Its samples carry times of their own, at most this far behind the present.
+    Behind(Duration),
+    /// It replays: the next sample has this time.
+    At(EventTime),
+    /// It has no more samples.
+    Ended,
+}
+
+/// A source as the inbox knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SourceId(u32);
+
+/// The agent stops; nothing more is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the agent is stopping")]
+pub struct Closed;
+
+/// News for the keeper.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum News {
+    Connected,
+    Disconnected,
+    Ack(Vec<u8>),
+    /// All sources have ended: send what is held and stop then.
+    Finish,
+    /// Stop now; what can be sent within this time may be sent.
+    Stop(Duration),
+}
+
+/// Samples that wait for the next commit.
+#[derive(Debug, Default)]
+pub(crate) struct Pending {
+    pub samples: Vec<Sample>,
+    pub cursors: BTreeMap<String, Vec<u8>>,
+    /// Some come from a source that cannot read them again.
+    pub volatile: bool,
+    /// To be committed without waiting.
+    pub urgent: bool,
+    bytes: usize,
+    since: Option<Duration>,
+    earliest: Option<EventTime>,
+    permits: usize,
+}
+
+impl Pending {
+    pub fn cursors(&mut self) -> Vec<Cursor> {
+        std::mem::take(&mut self.cursors)
+            .into_iter()
+            .map(|(source, position)| Cursor { source, position })
+            .collect()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.samples.is_empty() && self.cursors.is_empty()
+    }
+}
+
+#[derive(Debug, Default)]
+struct State {
+    pending: Pending,
+    news: VecDeque<News>,
+    positions: Vec<Position>,
+    closed: bool,
+}
+
+/// Shared by the sources, the link and the keeper.
+#[derive(Debug)]
+pub struct Inbox {
+    settings: Settings,
+    clock: Clock,
+    state: Mutex<State>,
+    wake: Condvar,
+    room: Semaphore,
+    /// Bytes held in the buffer.
+    backlog: watch::Sender<u64>,
+}
+
+impl Inbox {
+    /// An empty inbox.
+    pub fn new(settings: Settings, clock: Clock) -> Arc<Self> {
+        Arc::new(Self {
+            room: Semaphore::new(settings.events_max.max(1)),
+            settings,
+            clock,
+            state: Mutex::default(),
+            wake: Condvar::new(),
+            backlog: watch::Sender::new(0),
+        })
+    }
+
+    /// The agent's clocks.
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// Makes a source known, before it runs.
+    pub fn register(&self, position: Position) -> SourceId {
+        let mut state = self.lock();
+        state.positions.push(position);
+        SourceId((state.positions.len() - 1) as u32)
+    }
+
+    /// Changes what a source promises.
+    pub fn set_position(&self, source: SourceId, position: Position) {
+        if let Some(p) = self.lock().positions.get_mut(source.0 as usize) {
+            *p = position;
+        }
+        self.wake.notify_one();
+    }
+
+    /// Takes readings in, stamped if they have no time, to be stored together with `cursor` in one
+    /// transaction. `position` is what the source promises from then on. Waits while too many wait,
+    /// and, with a cursor, while the buffer's backlog is large.
+    ///
+    /// Readings must have passed [`check`].
+    ///
+    /// **Errors**: the agent stops; nothing was taken.
+    pub async fn push(
+        &self,
+        source: SourceId,
+        readings: Vec<Reading>,
+        cursor: Option<Cursor>,
+        position: Option<Position>,
+        urgent: bool,
+    ) -> Result<(), Closed> {
+        if cursor.is_some() {
+            let limit = self.settings.replay_backlog_max;
+            let mut backlog = self.backlog.subscribe();
+            backlog
+                .wait_for(|bytes| *bytes <= limit)
+                .await
+                .map_err(|_| Closed)?;
+        }
+        let permits = readings.len().min(self.settings.events_max.max(1));
+        let permit = self
+            .room
+            .acquire_many(permits as u32)
+            .await
+            .map_err(|_| Closed)?;
+        let mut state = self.lock();
+        if state.closed {
+            return Err(Closed);
+        }
+        permit.forget();
+        let now = self.clock.wall();
+        let pending = &mut state.pending;
+        pending.permits += permits;
+        pending.since.get_or_insert_with(|| self.clock.monotonic());
+        pending.urgent |= urgent;
+        pending.volatile |= cursor.is_none() && !readings.is_empty();
+        for r in readings {
+            let time = r.time.unwrap_or(now);
+            pending.earliest = Some(pending.earliest.map_or(time, |e| e.min(time)));
+            pending.bytes += 40
+                + if let Value::Text(text) = &r.value {
+                    text.len()
+                } else {
+                    0
+                };
+            let Reading {
+                device,
+                metric,
+                value,
+                ..
+            } = r;
+            pending.samples.push(Sample {
+                device,
+                metric,
+                time,
+                value,
+            });
+        }
+        if let Some(Cursor { source, position }) = cursor {
+            pending.cursors.insert(source, position);
+        }
+        if let Some(position) = position
+            && let Some(p) = state.positions.get_mut(source.0 as usize)
+        {
+            *p = position;
+        }
+        drop(state);
+        self.wake.notify_one();
+        Ok(())
+    }
+
+    pub(crate) fn tell(&self, news: News) {
+        self.lock().news.push_back(news);
+        self.wake.notify_one();
+    }
+
+    /// Nothing more is taken; waiting sources are told so.
+    pub(crate) fn close(&self) {
+        self.lock().closed = true;
+        self.room.close();
+        self.wake.notify_one();
+    }
+
+    pub(crate) fn set_backlog(&self, bytes: u64) {
+        self.backlog
+            .send_if_modified(|b| std::mem::replace(b, bytes) != bytes);
+    }
+
+    /// Waits until there is news, a commit is due, or the monotonic time `until`. With `all`, samples
+    /// count as due whatever their number.
+    pub(crate) fn wait(&self, until: Option<Duration>, all: bool) -> (Vec<News>, Option<Pending>) {
+        let mut state = self.lock();
+        loop {
+            let now = self.clock.monotonic();
+            let due = self.due(&state.pending, now, all);
+            if due || !state.news.is_empty() || until.is_some_and(|t| now >= t) {
+                let pending = due.then(|| std::mem::take(&mut state.pending));
+                return (state.news.drain(..).collect(), pending);
+            }
+            let commit = state
+                .pending
+                .since
+                .map(|s| s + self.settings.commit_interval);
+            let next = [commit, until].into_iter().flatten().min();
+            state = match next {
+                Some(at) => {
+                    let wait = at.saturating_sub(now).max(Duration::from_micros(100));
+                    self.wake
+                        .wait_timeout(state, wait)
+                        .unwrap_or_else(|e| e.into_inner())
+                        .0
+                }
+                None => self.wake.wait(state).unwrap_or_else(|e| e.into_inner()),
+            };
+        }
+    }
+
+    /// `pending` is on disk: its room is free again.
+    pub(crate) fn stored(&self, pending: &Pending) {
+        self.room.add_permits(pending.permits);
+    }
+
+    /// This moment, for a transmission. None while a source does not know yet where it stands.
+    pub(crate) fn stamp(&self) -> Option<Stamp> {
+        let clock = self.clock.state();
+        let state = self.lock();
+        let wall = self.clock.wall();
+        let mut floor = wall;
+        for position in &state.positions {
+            floor = floor.min(match position {
+                Position::Starting => return None,
+                Position::Live | Position::Ended => wall,
+                Position::Behind(lag) => {
+                    let lag = i64::try_from(lag.as_micros()).unwrap_or(i64::MAX);
+                    EventTime::from_micros(wall.as_micros().saturating_sub(lag))
+                }
+                Position::At(time) => *time,
+            });
+        }
+        if let Some(earliest) = state.pending.earliest {
+            floor = floor.min(earliest);
+        }
+        Some(Stamp {
+            wall,
+            floor,
+            boottime_us: self.clock.boottime_us(),
+            clock,
+        })
+    }
+
+    fn due(&self, pending: &Pending, now: Duration, all: bool) -> bool {
+        !pending.is_empty()
+            && (all
+                || pending.urgent
+                || pending.samples.len() >= self.settings.commit_events
+                || pending.bytes >= self.settings.commit_bytes
+                || pending
+                    .since
+                    .is_some_and(|s| now >= s + self.settings.commit_interval))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|e| e.into_inner())
+    }
+}
+
+/// Whether a value can be an event: finite numbers, texts of at most 1,024 bytes.
+///
+/// **Errors**: what is wrong, as a text for people.
+pub fn check(value: &Value) -> Result<(), String> {
+    match value {
+        Value::Number(n) if !n.is_finite() => Err(format!("{n} is not a finite number")),
+        Value::Text(text) if text.len() > value::TEXT_BYTES_MAX => Err(format!(
+            "text of {} bytes, more than {}",
+            text.len(),
+            value::TEXT_BYTES_MAX
+        )),
+        Value::Number(_) | Value::Bool(_) | Value::Text(_) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Quality;
+
+    fn inbox(settings: Settings) -> Arc<Inbox> {
+        Inbox::new(settings, Clock::new(Quality::None))
+    }
+
+    fn reading(time: Option<i64>) -> Reading {
+        Reading {
+            device: DeviceId::new("d").unwrap(),
+            metric: MetricName::new("m").unwrap(),
+            time: time.map(EventTime::from_secs),
+            value: Value::Bool(true),
+        }
+    }
+
+    #[tokio::test]
+    async fn the_floor_covers_waiting_samples_and_replaying_sources() {
+        let inbox = inbox(Settings::default());
+        let live = inbox.register(Position::Live);
+        let replay = inbox.register(Position::Starting);
+        assert!(
+            inbox.stamp().is_none(),
+            "a source that starts promises nothing"
+        );
+        inbox.set_position(replay, Position::At(EventTime::from_secs(100)));
+        assert_eq!(inbox.stamp().unwrap().floor, EventTime::from_secs(100));
+        let next = Some(Position::At(EventTime::from_secs(200)));
+        inbox
+            .push(replay, vec![reading(Some(100))], None, next, false)
+            .await
+            .unwrap();
+        // The source is at 200, but its sample of 100 is not on disk yet.
+        assert_eq!(inbox.stamp().unwrap().floor, EventTime::from_secs(100));
+        let (_, pending) = inbox.wait(None, true);
+        assert_eq!(pending.unwrap().samples.len(), 1);
+        assert_eq!(inbox.stamp().unwrap().floor, EventTime::from_secs(200));
+        inbox.set_position(replay, Position::Ended);
+        let stamp = inbox.stamp().unwrap();
+        assert_eq!(stamp.floor, stamp.wall);
+        inbox.set_position(live, Position::Behind(Duration::from_secs(5)));
+        let stamp = inbox.stamp().unwrap();
+        assert_eq!(stamp.floor.as_micros(), stamp.wall.as_micros() - 5_000_000);
+    }
+
+    #[tokio::test]
+    async fn samples_without_a_time_are_stamped_and_commits_are_grouped() {
+        let settings = Settings {
+            commit_interval: Duration::from_secs(3600),
+            commit_events: 3,
+            ..Settings::default()
+        };
+        let inbox = inbox(settings);
+        let source = inbox.register(Position::Live);
+        let soon = || Some(inbox.clock.monotonic());
+        let before = inbox.clock.wall();
+        inbox
+            .push(source, vec![reading(None); 2], None, None, false)
+            .await
+            .unwrap();
+        assert!(inbox.wait(soon(), false).1.is_none(), "two of three");
+        inbox
+            .push(source, vec![reading(None)], None, None, false)
+            .await
+            .unwrap();
+        let pending = inbox.wait(None, false).1.unwrap();
+        assert_eq!(pending.samples.len(), 3);
+        assert!(pending.volatile && pending.samples.iter().all(|s| s.time >= before));
+        inbox
+            .push(source, vec![reading(None)], None, None, true)
+            .await
+            .unwrap();
+        assert!(inbox.wait(None, false).1.is_some(), "urgent goes at once");
+    }
+
+    #[tokio::test]
+    async fn a_full_inbox_makes_sources_wait_and_a_closed_one_refuses() {
+        let inbox = inbox(Settings {
+            events_max: 4,
+            ..Settings::default()
+        });
+        let source = inbox.register(Position::Live);
+        // More than fit at all: taken whole, because a group belongs to one transaction.
+        inbox
+            .push(source, vec![reading(None); 6], None, None, false)
+            .await
+            .unwrap();
+        let (pushing, shared) = (inbox.clone(), inbox.clone());
+        let waiting = tokio::spawn(async move {
+            pushing
+                .push(source, vec![reading(None)], None, None, false)
+                .await
+        });
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        let pending = shared.wait(None, true).1.unwrap();
+        shared.stored(&pending);
+        waiting.await.unwrap().unwrap();
+        inbox.close();
+        assert_eq!(
+            inbox
+                .push(source, vec![reading(None)], None, None, false)
+                .await,
+            Err(Closed)
+        );
+    }
+
+    #[tokio::test]
+    async fn a_replay_waits_while_the_backlog_is_large() {
+        let inbox = inbox(Settings {
+            replay_backlog_max: 100,
+            ..Settings::default()
+        });
+        let source = inbox.register(Position::Live);
+        inbox.set_backlog(101);
+        let cursor = Cursor {
+            source: "f".to_owned(),
+            position: vec![1],
+        };
+        let pushing = inbox.clone();
+        let waiting = tokio::spawn(async move {
+            pushing
+                .push(source, vec![reading(Some(1))], Some(cursor), None, false)
+                .await
+        });
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        inbox.set_backlog(100);
+        waiting.await.unwrap().unwrap();
+        let mut pending = inbox.wait(None, true).1.unwrap();
+        assert!(!pending.volatile);
+        assert_eq!(pending.cursors().len(), 1);
+    }
+}

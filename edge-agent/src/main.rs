@@ -1,0 +1,135 @@
+//! `tidewatch-agent`: reads its configuration, runs the agent, and stops in order.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Parser;
+use edge_agent::config;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// Collects readings of this machine and its sensors, keeps them safe on disk, and delivers each
+/// exactly once to a Tidewatch server, however long the network is away.
+///
+/// Exit codes: 0 stopped in order (or done), 1 failed while running, 2 configuration is wrong.
+#[derive(Debug, Parser)]
+#[command(name = "tidewatch-agent", version)]
+struct Args {
+    /// Configuration file (TOML); agent.sample.toml documents every option
+    #[arg(long, short, value_name = "FILE", env = "TIDEWATCH_AGENT_CONFIG")]
+    config: Option<PathBuf>,
+    /// The cloud's MQTT endpoint, as mqtt://host:1883
+    #[arg(long, value_name = "URL")]
+    server: Option<String>,
+    /// The agent's id
+    #[arg(long, value_name = "ID")]
+    agent: Option<String>,
+    /// Directory of the durable buffer
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<String>,
+    /// Log filter, as info or debug
+    #[arg(long, value_name = "FILTER")]
+    log: Option<String>,
+    /// Stop when all sources have ended and everything is acknowledged
+    #[arg(long)]
+    exit_when_done: bool,
+    /// Any other option, as --set buffer.bytes_max=100000000 (may be given many times)
+    #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
+    set: Vec<(String, String)>,
+    /// Check the configuration and exit
+    #[arg(long)]
+    check: bool,
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("must look like key=value")?;
+    Ok((key.trim().to_owned(), value.trim().to_owned()))
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let settings = match settings(&args) {
+        Ok(settings) => settings,
+        Err(error) => {
+            eprintln!("tidewatch-agent: {error:#}");
+            return ExitCode::from(2);
+        }
+    };
+    if args.check {
+        eprintln!(
+            "the configuration is valid: agent {}, {} source(s)",
+            settings.agent,
+            settings.sources.len()
+        );
+        return ExitCode::SUCCESS;
+    }
+    if let Err(error) = start_log(&settings.log) {
+        eprintln!("tidewatch-agent: {error:#}");
+        return ExitCode::from(2);
+    }
+    let code = match run(settings) {
+        Ok(()) => 0,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            1
+        }
+    };
+    // A thread that waits for standard input cannot be joined; everything is on disk by now.
+    std::process::exit(code);
+}
+
+fn settings(args: &Args) -> anyhow::Result<edge_agent::Settings> {
+    let mut flags: Vec<(String, String)> = args.set.clone();
+    let named = [
+        ("server", &args.server),
+        ("agent", &args.agent),
+        ("data_dir", &args.data_dir),
+        ("log", &args.log),
+    ];
+    for (key, value) in named {
+        flags.extend(value.clone().map(|value| (key.to_owned(), value)));
+    }
+    if args.exit_when_done {
+        flags.push(("exit_when_done".to_owned(), "true".to_owned()));
+    }
+    Ok(config::load(
+        args.config.as_deref(),
+        std::env::vars(),
+        &flags,
+    )?)
+}
+
+fn start_log(filter: &str) -> anyhow::Result<()> {
+    let filter = tracing_subscriber::EnvFilter::try_new(filter)
+        .with_context(|| format!("read the log filter {filter:?}"))?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+    Ok(())
+}
+
+fn run(settings: edge_agent::Settings) -> anyhow::Result<()> {
+    // One thread for all sources and the connection: an agent is small.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start the runtime")?;
+    runtime.block_on(async {
+        let shutdown = CancellationToken::new();
+        let mut interrupt = signal(SignalKind::interrupt()).context("listen for Ctrl-C")?;
+        let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+        let token = shutdown.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            token.cancel();
+        });
+        let report = edge_agent::run(settings, shutdown).await?;
+        tracing::info!(done = report.done, "stopped");
+        Ok(())
+    })
+}

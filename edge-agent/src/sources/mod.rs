@@ -1,0 +1,168 @@
+//! Where readings come from. A source is a small task that reads something and pushes into its
+//! [`Feed`]; it never sees the buffer.
+//!
+//! A source that can read its input again hands a cursor with its readings. The cursor is stored in
+//! the same transaction, so that after any crash it resumes behind the last stored reading: each is
+//! taken exactly once.
+
+pub mod file;
+pub mod host;
+mod json;
+mod mapping;
+pub mod stdin;
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use event::{DeviceId, MetricName, Value};
+
+pub use mapping::{Mapping, MappingError, TimeFormat};
+
+use crate::buffer::Cursor;
+use crate::inbox::{self, Closed, Inbox, Position, Reading, SourceId};
+
+/// Devices whose attributes have been sent are remembered up to this number.
+const SEEN_MAX: usize = 65_536;
+/// So many bad rows are logged one by one, then each thousandth.
+const LOGGED_ONE_BY_ONE: u64 = 10;
+
+/// What a source has done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// Rows, lines or rounds read.
+    pub rows: u64,
+    /// Readings handed on.
+    pub readings: u64,
+    /// Rows or values refused, with a reason in the log.
+    pub bad: u64,
+}
+
+/// A source's way into the agent.
+#[derive(Debug)]
+pub struct Feed {
+    inbox: Arc<Inbox>,
+    id: SourceId,
+    name: String,
+    attributes: Vec<(MetricName, Value)>,
+    seen: HashSet<DeviceId>,
+    counts: Counts,
+}
+
+impl Feed {
+    /// Makes a source known as `name`, which must be unique in the agent. Nothing is sent before it
+    /// has said where it stands ([`Self::stand_at`] or [`Self::push`]).
+    ///
+    /// `attributes` are sent for a device when it is first seen in this life of the agent.
+    pub fn new(
+        inbox: Arc<Inbox>,
+        name: String,
+        attributes: &BTreeMap<String, String>,
+    ) -> Result<Self, event::IdError> {
+        let attributes = attributes
+            .iter()
+            .map(|(name, text)| {
+                Ok((
+                    MetricName::attribute(name)?,
+                    Value::Text(text.as_str().into()),
+                ))
+            })
+            .collect::<Result<_, event::IdError>>()?;
+        let id = inbox.register(Position::Starting);
+        Ok(Self {
+            inbox,
+            id,
+            name,
+            attributes,
+            seen: HashSet::new(),
+            counts: Counts::default(),
+        })
+    }
+
+    /// The source's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What it has done so far.
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// The agent's shared inbox.
+    pub fn inbox(&self) -> &Inbox {
+        &self.inbox
+    }
+
+    /// Says what times are still to come.
+    pub fn stand_at(&self, position: Position) {
+        self.inbox.set_position(self.id, position);
+    }
+
+    /// One row was read, good or bad.
+    pub fn count_row(&mut self) {
+        self.counts.rows += 1;
+    }
+
+    /// Counts and logs something that cannot be taken; the rest goes on.
+    pub fn refuse(&mut self, line: u64, reason: &str) {
+        self.counts.bad += 1;
+        let bad = self.counts.bad;
+        if bad <= LOGGED_ONE_BY_ONE || bad.is_multiple_of(1000) {
+            tracing::warn!(source = self.name, line, reason, bad, "not taken");
+        }
+    }
+
+    /// Hands readings on, with the source's cursor behind them if it can read again. Waits while
+    /// the agent has enough to do. Values that cannot be events are counted and left out.
+    ///
+    /// **Errors**: the agent stops.
+    pub async fn push(
+        &mut self,
+        line: u64,
+        readings: Vec<Reading>,
+        cursor: Option<Vec<u8>>,
+        position: Option<Position>,
+    ) -> Result<(), Closed> {
+        let mut taken = Vec::with_capacity(readings.len() + self.attributes.len());
+        for reading in readings {
+            if let Err(reason) = inbox::check(&reading.value) {
+                self.refuse(line, &format!("{}: {reason}", reading.metric));
+                continue;
+            }
+            if !self.attributes.is_empty() && !self.seen.contains(&reading.device) {
+                if self.seen.len() >= SEEN_MAX {
+                    self.seen.clear();
+                }
+                self.seen.insert(reading.device.clone());
+                taken.extend(self.attributes.iter().map(|(metric, value)| Reading {
+                    device: reading.device.clone(),
+                    metric: metric.clone(),
+                    time: reading.time,
+                    value: value.clone(),
+                }));
+            }
+            taken.push(reading);
+        }
+        self.counts.readings += taken.len() as u64;
+        let cursor = cursor.map(|position| Cursor {
+            source: self.name.clone(),
+            position,
+        });
+        if taken.is_empty() && cursor.is_none() {
+            if let Some(position) = position {
+                self.stand_at(position);
+            }
+            return Ok(());
+        }
+        self.inbox
+            .push(self.id, taken, cursor, position, false)
+            .await
+    }
+}
+
+impl Drop for Feed {
+    fn drop(&mut self) {
+        // However a source ends, it must not hold the agent's watermark for ever.
+        self.stand_at(Position::Ended);
+    }
+}
