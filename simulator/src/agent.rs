@@ -15,6 +15,7 @@ use event::{
 
 use crate::clock::Now;
 use crate::fleet::Fleet;
+use crate::memory::{AgentMemory, LifeMemory, Lost};
 use crate::rng::Rng;
 use crate::source::Event;
 
@@ -103,6 +104,9 @@ pub struct Agent {
     /// Segments by their earliest event, for the low watermark.
     by_time: BTreeSet<(EventTime, Key)>,
     lineage: Vec<Ancestor>,
+    /// Declared losses of earlier runs; told until an ack answers the first transmission or a later.
+    lost: Vec<Lost>,
+    lost_told_from: u64,
     /// Everything up to here goes first, and alone: the devices' attributes.
     barrier: Option<Key>,
     budget: Option<f64>,
@@ -143,6 +147,8 @@ impl Agent {
             parked: BTreeMap::new(),
             by_time: BTreeSet::new(),
             lineage: Vec::new(),
+            lost: Vec::new(),
+            lost_told_from: 1,
             barrier: None,
             budget: None,
             tokens: 0.0,
@@ -152,6 +158,79 @@ impl Agent {
             refusal: None,
             counters: Counters::default(),
         })
+    }
+
+    /// Goes on where an earlier run ended: this life follows those it remembers. To be called before
+    /// anything else.
+    pub fn recall(&mut self, memory: &AgentMemory) {
+        self.tx_no = memory.tx_no;
+        let told_from = self.tx_no + 1;
+        self.lineage = memory
+            .lives
+            .iter()
+            .map(|l| Ancestor {
+                incarnation: l.incarnation,
+                last_seq: l.last_seq,
+                held: false,
+                told_from,
+                told: false,
+            })
+            .collect();
+        self.lost = memory.lost.clone();
+        self.lost_told_from = told_from;
+        let newest = memory
+            .lives
+            .iter()
+            .map(|l| l.incarnation.no)
+            .max()
+            .unwrap_or(0);
+        self.incarnation.no = self.incarnation.no.max(newest.saturating_add(1));
+    }
+
+    /// What a later run needs to go on as the same agent.
+    pub fn remember(&self) -> AgentMemory {
+        let earlier = self.lineage.iter();
+        let mut lives: Vec<LifeMemory> = earlier
+            .map(|a| LifeMemory {
+                incarnation: a.incarnation,
+                last_seq: a.last_seq,
+            })
+            .collect();
+        lives.push(LifeMemory {
+            incarnation: self.incarnation,
+            last_seq: self.next_seq - 1,
+        });
+        let mut lost = self.lost.clone();
+        let tail = (self.tail_key(), self.tail.as_slice());
+        let held = self
+            .segments
+            .iter()
+            .map(|(&key, s)| (key, s.events.as_slice()));
+        for ((incarnation, from), events) in held.chain([tail]).filter(|(_, e)| !e.is_empty()) {
+            let to = from + events.len() as u64 - 1;
+            let times = || events.iter().map(|e| e.time);
+            let time_from = times().min().unwrap_or_default();
+            let time_to = times().max().unwrap_or_default();
+            match lost.last_mut() {
+                Some(last) if last.incarnation == incarnation && last.to + 1 == from => {
+                    last.to = to;
+                    last.time_from = last.time_from.min(time_from);
+                    last.time_to = last.time_to.max(time_to);
+                }
+                _ => lost.push(Lost {
+                    incarnation,
+                    from,
+                    to,
+                    time_from,
+                    time_to,
+                }),
+            }
+        }
+        AgentMemory {
+            tx_no: self.tx_no,
+            lives,
+            lost,
+        }
     }
 
     /// Its name.
@@ -251,6 +330,10 @@ impl Agent {
             for a in &mut self.lineage {
                 a.told |= ack.tx_no >= a.told_from;
             }
+            if ack.tx_no >= self.lost_told_from && !self.lost.is_empty() {
+                self.lost.drain(..self.lost.len().min(batch::LINEAGE_MAX));
+                self.lost_told_from = self.tx_no + 1;
+            }
         }
         for range in &ack.ranges {
             self.delete(*range);
@@ -317,6 +400,7 @@ impl Agent {
             a.told = false;
             a.told_from = told_from;
         }
+        self.lost_told_from = told_from;
         self.incarnation = Incarnation {
             no: old.no + 1,
             rand,
@@ -510,7 +594,12 @@ impl Agent {
             },
             lineage,
             unclean: None,
-            gaps: Vec::new(),
+            gaps: self
+                .lost
+                .iter()
+                .take(batch::LINEAGE_MAX)
+                .map(Lost::gap)
+                .collect(),
         }
     }
 

@@ -41,6 +41,9 @@ pub struct Args {
     /// Write the exact expected windows to this file at the end (JSON lines)
     #[arg(long, value_name = "FILE")]
     pub truth: Option<PathBuf>,
+    /// Keep the agents' identities in this file, so that the next run goes on as the same agents
+    #[arg(long, value_name = "FILE")]
+    pub state: Option<PathBuf>,
     /// Window length of the truth; may be given several times
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration::parse)]
     pub truth_window: Vec<Duration>,
@@ -105,6 +108,7 @@ impl Args {
             seed: self.seed,
             scenario: Scenario::load(&self.scenario)?,
             truth: self.truth,
+            state: self.state,
             truth_windows: self.truth_window,
             start,
             time_scale: self.time_scale,

@@ -16,6 +16,7 @@ pub mod device;
 pub mod duration;
 pub mod fleet;
 mod http;
+pub mod memory;
 pub mod network;
 pub mod report;
 pub mod rng;

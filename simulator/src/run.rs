@@ -17,6 +17,7 @@ use crate::agent::Agent;
 use crate::clock::{Now, Wall, wall_clock};
 use crate::duration::micros;
 use crate::fleet::Fleet;
+use crate::memory::Memory;
 use crate::network::Network;
 use crate::report::{NAMED_MAX, Report};
 use crate::rng::Rng;
@@ -60,6 +61,8 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
     // Numbers of lives grow from run to run, as they would in an agent that keeps its counter.
     let first_life = u32::try_from(wall_start.0 / 1_000_000).unwrap_or(u32::MAX - (1 << 20));
 
+    let mut memory = s.state.as_deref().map(Memory::read).transpose()?;
+
     let mut tasks = JoinSet::new();
     for number in 0..s.agents {
         let incarnation = Incarnation {
@@ -98,6 +101,12 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
             fleet: Arc::clone(&fleet),
         };
         life.next_restart = life.draw_restart(0);
+        if let Some(known) = memory
+            .as_ref()
+            .and_then(|m| m.agents.get(life.agent.id().as_str()))
+        {
+            life.agent.recall(known);
+        }
         tasks.spawn(life.live());
     }
     drop(stop);
@@ -116,7 +125,13 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
     loop {
         tokio::select! {
             ended = tasks.join_next() => match ended {
-                Some(ended) => collect(&mut report, ended.context("an agent's task failed")?),
+                Some(ended) => {
+                    let life = ended.context("an agent's task failed")?;
+                    if let Some(memory) = &mut memory {
+                        memory.agents.insert(life.agent.id().to_string(), life.agent.remember());
+                    }
+                    collect(&mut report, &life);
+                }
                 None => break,
             },
             () = shutdown.cancelled(), if !shutdown_seen(&stop_tx) => {
@@ -139,6 +154,9 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
     report.elapsed = started.elapsed();
     report.outstanding_agents.sort();
     report.outstanding_agents.truncate(NAMED_MAX);
+    if let (Some(path), Some(memory)) = (&s.state, &memory) {
+        memory.write(path)?;
+    }
     if let Some(path) = &s.truth {
         let span = table.span();
         let summary = Summary {
@@ -192,7 +210,7 @@ struct Outcome {
     is_answered: bool,
 }
 
-fn collect(report: &mut Report, life: Life) {
+fn collect(report: &mut Report, life: &Life) {
     report.add_agent(&life.agent.counters);
     report.add_network(&life.network.counters);
     report.measured += life.tally.as_ref().map_or(0, Tally::measured);

@@ -38,6 +38,9 @@ pub struct Settings {
     pub scenario: Scenario,
     /// Where the truth is written after the end; none = it is not kept at all.
     pub truth: Option<PathBuf>,
+    /// Where the agents' identities are kept from run to run; none = each run has agents that the cloud
+    /// must take for strangers with known names ([`crate::memory`] says why).
+    pub state: Option<PathBuf>,
     /// Window lengths of the truth. Whole seconds.
     pub truth_windows: Vec<Duration>,
     /// Start of the simulated wall clock; none = now.
@@ -125,6 +128,7 @@ impl Settings {
             seed: 1,
             scenario: Scenario::calm(),
             truth: None,
+            state: None,
             truth_windows: vec![Duration::from_secs(10)],
             start: None,
             time_scale: 1.0,

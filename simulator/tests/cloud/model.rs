@@ -16,6 +16,8 @@ pub struct Seen {
 struct Life {
     /// Ranges of seqs: first → last, never touching.
     intervals: BTreeMap<u64, u64>,
+    /// Declared losses, the same way.
+    gaps: BTreeMap<u64, u64>,
     tx_no: u64,
     low_watermark: EventTime,
 }
@@ -30,6 +32,8 @@ pub struct Cloud {
     pub broken_promises: u64,
     /// Two lives at once, lives that come back from the dead: must stay empty.
     pub incidents: Vec<String>,
+    /// Events that were declared lost, as often as they were.
+    pub lost: u64,
     /// Batches whose events were numbered by an earlier life than the sender's.
     pub inherited: u64,
     identities: BTreeSet<(String, Incarnation, u64)>,
@@ -96,10 +100,22 @@ impl Cloud {
                 life.low_watermark = header.low_watermark;
             }
         }
+        for gap in &header.gaps {
+            if let Some(life) = seen.lives.get_mut(&gap.incarnation) {
+                life.gaps.insert(gap.from, gap.to);
+                self.lost += gap.to - gap.from + 1;
+            }
+        }
         for l in header.lineage.iter().filter(|l| !l.held) {
-            let covers = |life: &Life| match l.last_seq {
-                0 => life.intervals.is_empty(),
-                last => life.intervals.len() == 1 && life.intervals.get(&1) == Some(&last),
+            let covers = |life: &Life| {
+                let mut whole = Life::default();
+                for (&first, &last) in life.intervals.iter().chain(&life.gaps) {
+                    for seq in first..=last {
+                        whole.insert(seq);
+                    }
+                }
+                let expected = (l.last_seq > 0).then_some((1, l.last_seq));
+                whole.intervals == expected.into_iter().collect()
             };
             if seen.lives.get(&l.incarnation).is_some_and(covers) {
                 seen.lives.remove(&l.incarnation);

@@ -247,3 +247,44 @@ async fn simulated_time_runs_through_the_past() {
     assert!((7.9..=8.0).contains(&hours), "{hours} hours");
     server.abort();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_run_goes_on_as_the_same_agents() {
+    let dir = tempfile::tempdir().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut s = settings(&listener).await;
+    s.duration = Some(Duration::from_millis(300));
+    s.state = Some(dir.path().join("state.json"));
+    s.truth = Some(dir.path().join("truth.jsonl"));
+    let peer = Peer::default();
+    let address = listener.local_addr().unwrap();
+    let server = tokio::spawn(serve(listener, Arc::clone(&peer)));
+    let first = simulator::run(s.clone(), CancellationToken::new())
+        .await
+        .unwrap();
+    check(&first, &peer, s.truth.as_deref().unwrap());
+    // A run whose events all get lost with it: nobody listens.
+    let mut alone = s.clone();
+    alone.connect = "mqtt://127.0.0.1:1".parse().unwrap();
+    alone.drain = Duration::ZERO;
+    let lost = simulator::run(alone, CancellationToken::new())
+        .await
+        .unwrap();
+    assert_eq!(lost.acked, 0);
+    assert_eq!(s.connect.port, address.port());
+    let third = simulator::run(s.clone(), CancellationToken::new())
+        .await
+        .unwrap();
+    assert!(third.is_complete());
+    let p = peer.lock().unwrap();
+    assert_eq!(p.cloud.events.len() as u64, first.events + third.events);
+    assert_eq!(p.cloud.incidents, Vec::<String>::new());
+    assert!(
+        p.cloud.lost >= lost.outstanding,
+        "{} {}",
+        p.cloud.lost,
+        lost.outstanding
+    );
+    assert!((1..=5).all(|n| p.cloud.live(&format!("gw-{n:04}")) == 1));
+    server.abort();
+}
