@@ -7,9 +7,11 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use event::{AgentId, RefusalReason};
+use tokio_util::sync::CancellationToken;
 
 use crate::auth::Principal;
 
@@ -66,6 +68,28 @@ pub trait Intake: Send + Sync + 'static {
 
     /// Notes that a packet was refused before it became a message (too large, broken, not allowed).
     fn refuse(&self, refusal: EarlyRefusal);
+}
+
+/// Longest wait between two offers of the same message.
+pub(crate) const BUSY_RETRY_MAX: Duration = Duration::from_millis(100);
+
+/// Offers until the queue of the log has room; none if it is time to stop.
+pub(crate) async fn offer_until(
+    intake: &dyn Intake,
+    mut publish: Publish,
+    stop: &CancellationToken,
+) -> Option<Receipt> {
+    let mut wait = Duration::from_millis(2);
+    loop {
+        match intake.offer(publish) {
+            Offer::Taken(receipt) => return Some(receipt),
+            Offer::Busy(back) => publish = back,
+        }
+        tokio::select! {
+            () = stop.cancelled() => return None,
+            () = tokio::time::sleep(wait) => wait = (wait * 2).min(BUSY_RETRY_MAX),
+        }
+    }
 }
 
 /// A refusal that a broker form found by itself.

@@ -19,17 +19,28 @@
 //! publisher, so such a broker belongs on a trusted network. Agents of ours lose nothing either way:
 //! only our ack deletes.
 
-mod acks;
-pub mod admission;
-mod append;
-pub mod auth;
-pub mod broker;
-mod front;
-mod intake;
-mod meters;
-mod refusals;
 pub mod settings;
+
+pub mod broker;
+
+mod front;
+mod rumqttd_broker;
+
+mod external;
+
+pub mod auth;
+
+pub mod admission;
+mod intake;
+
+mod append;
+
+mod acks;
+mod refusals;
+
 mod ticker;
+
+mod meters;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -44,10 +55,12 @@ pub use broker::{Downlink, DownlinkError};
 pub use settings::{Settings, SettingsError};
 
 use auth::Auth;
+use external::External;
 use front::Front;
 use intake::{Door, Gate};
 use meters::Meters;
 use refusals::Refusals;
+use rumqttd_broker::Rumqttd;
 use settings::{Broker, ms};
 use ticker::Activity;
 
@@ -65,6 +78,8 @@ pub struct Ingest {
 
 enum Form {
     Front(Front),
+    Rumqttd(Rumqttd),
+    External(Box<External>),
 }
 
 impl Ingest {
@@ -126,10 +141,26 @@ impl Ingest {
                 );
                 (Form::Front(front), downlink, Some(local_addr))
             }
-            Broker::Rumqttd | Broker::External(_) => anyhow::bail!(
-                "broker {} is not part of this build; use \"front\"",
-                settings.broker
-            ),
+            Broker::Rumqttd => {
+                let door = Arc::new(Door(Arc::clone(&gate)));
+                let (rumqttd, sender, local_addr) =
+                    rumqttd_broker::start(&settings, door, Arc::clone(&meters)).await?;
+                (
+                    Form::Rumqttd(rumqttd),
+                    Downlink::new(sender),
+                    Some(local_addr),
+                )
+            }
+            Broker::External(broker) => {
+                let door = Arc::new(Door(Arc::clone(&gate)));
+                let (external, sender) =
+                    external::prepare(&settings, broker, door, Arc::clone(&meters));
+                (
+                    Form::External(Box::new(external)),
+                    Downlink::new(sender),
+                    None,
+                )
+            }
         };
         let _ = gate.downlink.set(downlink.clone());
         ticker::note_gap(&*log, &clock).await?;
@@ -187,8 +218,12 @@ impl Ingest {
                 front.run(stop.clone()).await;
                 Ok(())
             }
+            Form::Rumqttd(rumqttd) => rumqttd.run(stop.clone()).await,
+            Form::External(external) => {
+                external.run(stop.clone()).await;
+                Ok(())
+            }
         };
-        stop.cancelled().await;
         served.cancel();
         let grace = ms(settings.shutdown_grace_ms);
         if tokio::time::timeout(grace, writer).await.is_err() {

@@ -17,6 +17,9 @@ pub struct Settings {
     pub broker: Broker,
     /// Where the front or rumqttd listens. Default `127.0.0.1:1883`; port 0 takes a free one.
     pub listen: SocketAddr,
+    /// Client id at an external broker; each ingest process needs its own. Default
+    /// `tidewatch-ingest`.
+    pub client_id: String,
     /// Who may connect (front only).
     pub auth: AuthSettings,
     /// `auth = "open"` on an address that is not loopback must be said twice. Default false.
@@ -41,6 +44,7 @@ impl Default for Settings {
         Self {
             broker: Broker::Front,
             listen: SocketAddr::from(([127, 0, 0, 1], 1883)),
+            client_id: "tidewatch-ingest".to_owned(),
             auth: AuthSettings::Open,
             open_to_network: false,
             front: FrontSettings::default(),
@@ -405,6 +409,12 @@ pub enum SettingsError {
         #[from]
         source: event::IdError,
     },
+    /// A client id that the client library would not take.
+    #[error("setting ingest.client_id is {given:?}; give a name that does not start with a space")]
+    ClientId {
+        /// What was given.
+        given: String,
+    },
     /// rumqttd knows no permissions.
     #[error(
         "setting ingest.broker is rumqttd, which knows no permissions, and ingest.auth lists users; use broker = \"front\""
@@ -485,6 +495,11 @@ impl Settings {
             if given > max {
                 return Err(SettingsError::TooLarge { key, given, max });
             }
+        }
+        if self.client_id.is_empty() || self.client_id.starts_with(' ') {
+            return Err(SettingsError::ClientId {
+                given: self.client_id.clone(),
+            });
         }
         match (&self.broker, &self.auth) {
             (Broker::Rumqttd, AuthSettings::Users { .. }) => {

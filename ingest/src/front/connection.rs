@@ -26,15 +26,13 @@ use super::codec::{self, CodecError, Frame, Granted, Packet, Published, Version,
 use super::filter::{self, Leaves, Wanted};
 use super::handshake::{self, Session};
 use super::table::{Delivery, Link};
-use crate::broker::{Answer, EarlyRefusal, Offer, Publish, Receipt};
+use crate::broker::{Answer, BUSY_RETRY_MAX, EarlyRefusal, Offer, Publish, Receipt};
 use crate::settings::ms;
 
 /// Smallest free space that a read gets.
 const READ_BYTES: usize = 4 << 10;
 /// A read buffer that grew beyond this is given back once it is empty.
 const KEEP_BYTES: usize = 64 << 10;
-/// Longest wait between two offers of the same message.
-const BUSY_RETRY_MAX: Duration = Duration::from_millis(100);
 /// How much of what a refused peer still sends is read and thrown away, so that it sees the answer.
 const LINGER_BYTES_MAX: usize = 1 << 20;
 const LINGER: Duration = Duration::from_millis(500);

@@ -152,7 +152,7 @@ pub async fn accept<R: AsyncRead + Unpin>(
                 CodecError::Version => {
                     // `…MQTT` and a level beyond 5 is answered in the newest form we speak.
                     let newer = packet.get(header + 6).is_some_and(|&level| level > 5);
-                    let old_name = packet.get(header + 2..header + 4) == Some(b"MQIs");
+                    let old_name = packet.get(header + 2..header + 6) == Some(b"MQIs");
                     let version = if newer && !old_name {
                         Version::V5
                     } else {
