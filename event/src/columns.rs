@@ -163,6 +163,32 @@ impl Columns {
         })
     }
 
+    /// Sets the events of a plain device's message; values without a time get `now` (microseconds).
+    pub fn set_plain(&mut self, plain: &crate::Plain, now: i64) {
+        self.clear();
+        self.devices.push(plain.device.as_str());
+        for sample in &plain.samples {
+            // A message has few metrics: a linear search is enough.
+            let name = sample.metric.as_str();
+            let metric = self.metrics.iter().position(|m| m == name);
+            let metric = metric.unwrap_or_else(|| {
+                self.metrics.push(name);
+                self.series.push(Series { device: 0, metric: self.series.len() as u32 });
+                self.series.len() - 1
+            });
+            self.series_of.push(metric as u32);
+            self.times.push(sample.time.map_or(now, EventTime::as_micros));
+            self.values.push(match &sample.value {
+                Value::Number(n) => Cell::Number(*n),
+                Value::Bool(b) => Cell::Bool(*b),
+                Value::Text(text) => {
+                    self.texts.push(text);
+                    Cell::Text(self.texts.len() as u32 - 1)
+                }
+            });
+        }
+    }
+
     fn clear(&mut self) {
         self.devices.clear();
         self.metrics.clear();

@@ -1,1 +1,11 @@
-//! The deterministic core and its runtime
+//! The processor: a deterministic core, and the runtime that reads the log for it, saves its state and
+//! carries out its effects.
+//!
+//! [`core`] is the state machine of one partition: records in, effects out, nothing else. [`runtime`]
+//! gives each partition a thread that follows the log, writes the views, saves checkpoints and hands
+//! notices to the durable [`outbox`], from which [`webhook`] delivers them.
+
+pub mod core;
+pub mod outbox;
+pub mod runtime;
+pub mod webhook;

@@ -341,18 +341,32 @@ impl Views {
         self.pending().alerts.insert(id);
     }
 
-    /// Adds an entry of the quarantine with the new total of its reason.
-    pub fn push_quarantine(&self, partition: u16, item: QuarantineItem, total: u64) {
-        let mut part = write(&self.parts[usize::from(partition)]);
-        part.quarantine_totals.insert(item.reason, total);
-        push_ring(&mut part.quarantine, item);
+    /// Adds an entry of the quarantine.
+    pub fn push_quarantine(&self, partition: u16, item: QuarantineItem) {
+        push_ring(
+            &mut write(&self.parts[usize::from(partition)]).quarantine,
+            item,
+        );
     }
 
     /// Adds an incident.
     pub fn push_incident(&self, partition: u16, incident: Incident) {
+        push_ring(
+            &mut write(&self.parts[usize::from(partition)]).incidents,
+            incident,
+        );
+    }
+
+    /// Takes how much was refused or quarantined so far by reason, and how many incidents there were.
+    pub fn put_troubles(
+        &self,
+        partition: u16,
+        reasons: BTreeMap<&'static str, u64>,
+        incidents: u64,
+    ) {
         let mut part = write(&self.parts[usize::from(partition)]);
-        part.incident_total += 1;
-        push_ring(&mut part.incidents, incident);
+        part.quarantine_totals = reasons;
+        part.incident_total = incidents;
     }
 
     /// Takes the newest form of a notification.

@@ -260,8 +260,10 @@ pub fn filled() -> Arc<Views> {
             message: "an hour ahead".to_owned(),
             count: 1,
         };
-        views.push_quarantine(0, item, 10 + at as u64);
+        views.push_quarantine(0, item);
     }
+    views.put_troubles(0, [("time_in_future", 13)].into(), 0);
+    views.put_troubles(1, [].into(), 1);
     views.push_incident(
         1,
         Incident {

@@ -1,0 +1,384 @@
+//! Episodes of rules on devices, and when they page.
+//!
+//! Values of a series are stepped in event-time order: a value older than the newest one evaluated does
+//! not step the rule. A page goes out iff the episode is open at the newest known value **and** the agent
+//! has caught up (progress within 30 s of ingest time), or 60 s of ingest time after it was learned. An
+//! episode that is learned only after it ended is recorded and never paged.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use rules::{Direction, Episode, Rule, Transition};
+use serde::{Deserialize, Serialize};
+use views::model::{Alert, Time};
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::effects::{Effects, Notice, NoticeKind};
+
+/// An agent within this of ingest time has caught up.
+const CAUGHT_UP: i64 = 30_000_000;
+/// A page waits at most this long for its agent to catch up.
+const PAGE_DEADLINE: i64 = 60_000_000;
+/// Ended episodes remembered per partition.
+const HISTORY_MAX: usize = 200;
+
+/// An episode that has begun and not ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Active {
+    pub(crate) episode: Episode,
+    /// Ingest time at which it was learned.
+    reported: i64,
+    notified: bool,
+    /// Newest value.
+    value: f64,
+}
+
+/// Where an episode is: (position of the rule, number of the series).
+pub(crate) type Place = (u32, u32);
+
+/// What the text of an alert needs to know of its series.
+pub(crate) struct About<'a> {
+    pub(crate) device: &'a str,
+    pub(crate) attributes: BTreeMap<String, String>,
+}
+
+/// All episodes of a partition.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Alerts {
+    pub(crate) rules: Vec<Rule>,
+    pub(crate) active: BTreeMap<Place, Active>,
+    /// Firing and not paged yet.
+    waiting: BTreeSet<Place>,
+    pub(crate) history: VecDeque<EndedAlert>,
+}
+
+/// An ended episode, kept for people.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct EndedAlert {
+    pub(crate) rule: String,
+    pub(crate) series: u32,
+    pub(crate) active: Active,
+    pub(crate) ended: i64,
+    pub(crate) severity: String,
+    pub(crate) threshold: f64,
+    pub(crate) above: bool,
+    pub(crate) metric: String,
+}
+
+impl Alerts {
+    /// Steps every rule of the metric with a value; changed alerts go to `fx`.
+    pub(crate) fn step(
+        &mut self,
+        metric: &str,
+        series: u32,
+        (time, value): (i64, f64),
+        now: i64,
+        about: &dyn Fn() -> (String, BTreeMap<String, String>),
+        fx: &mut Effects,
+    ) {
+        for i in 0..self.rules.len() {
+            if self.rules[i].metric != metric {
+                continue;
+            }
+            let threshold = self.rules[i].threshold;
+            let place = (i as u32, series);
+            let old = self.active.get(&place);
+            if old.is_none() && !threshold.is_beyond(value) {
+                continue;
+            }
+            let mut episode = old.map(|a| a.episode);
+            let transition = threshold.step(&mut episode, time, value);
+            let mut active = match (old, episode) {
+                (Some(old), _) => old.clone(),
+                (None, Some(episode)) => Active {
+                    episode,
+                    reported: now,
+                    notified: false,
+                    value,
+                },
+                (None, None) => continue,
+            };
+            active.value = value;
+            if let Some(episode) = episode {
+                active.episode = episode;
+            }
+            match transition {
+                Transition::None => {
+                    self.active.insert(place, active);
+                    continue;
+                }
+                Transition::Pending => {
+                    self.active.insert(place, active.clone());
+                }
+                Transition::Fired => {
+                    self.active.insert(place, active.clone());
+                    self.waiting.insert(place);
+                }
+                Transition::Dropped => {
+                    self.active.remove(&place);
+                    // Never fired: it leaves no trace but its own end.
+                    let (device, attributes) = about();
+                    let about = About {
+                        device: &device,
+                        attributes,
+                    };
+                    fx.alerts
+                        .push(self.alert(place, &active, Some(time), &about));
+                    continue;
+                }
+                Transition::Resolved => {
+                    let (device, attributes) = about();
+                    let about = About {
+                        device: &device,
+                        attributes,
+                    };
+                    self.end(place, &active, time, &about, fx);
+                    continue;
+                }
+            }
+            let (device, attributes) = about();
+            fx.alerts.push(self.alert(
+                place,
+                &active,
+                None,
+                &About {
+                    device: &device,
+                    attributes,
+                },
+            ));
+        }
+    }
+
+    fn end(
+        &mut self,
+        place: Place,
+        active: &Active,
+        time: i64,
+        about: &About<'_>,
+        fx: &mut Effects,
+    ) {
+        self.active.remove(&place);
+        self.waiting.remove(&place);
+        let alert = self.alert(place, active, Some(time), about);
+        if active.notified {
+            fx.notices.push(Notice {
+                id: format!("{}:cleared", alert.id),
+                kind: NoticeKind::Cleared,
+                alert: alert.clone(),
+            });
+        }
+        fx.alerts.push(alert);
+        let rule = &self.rules[place.0 as usize];
+        if self.history.len() == HISTORY_MAX {
+            self.history.pop_front();
+        }
+        self.history.push_back(EndedAlert {
+            rule: rule.name.clone(),
+            series: place.1,
+            active: active.clone(),
+            ended: time,
+            severity: rule.severity.as_str().to_owned(),
+            threshold: rule.threshold.raise,
+            above: rule.threshold.direction == Direction::Above,
+            metric: rule.metric.clone(),
+        });
+    }
+
+    /// Pages what is due: `progress` gives the progress of a series' agent.
+    pub(crate) fn page(
+        &mut self,
+        now: i64,
+        progress: impl Fn(u32) -> i64,
+        about: impl Fn(u32) -> (String, BTreeMap<String, String>),
+        fx: &mut Effects,
+    ) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        let due: Vec<Place> = self
+            .waiting
+            .iter()
+            .filter(|p| {
+                progress(p.1) >= now - CAUGHT_UP
+                    || self
+                        .active
+                        .get(p)
+                        .is_none_or(|a| now >= a.reported + PAGE_DEADLINE)
+            })
+            .copied()
+            .collect();
+        for place in due {
+            self.waiting.remove(&place);
+            let Some(active) = self.active.get_mut(&place) else {
+                continue;
+            };
+            active.notified = true;
+            let active = active.clone();
+            let (device, attributes) = about(place.1);
+            let alert = self.alert(
+                place,
+                &active,
+                None,
+                &About {
+                    device: &device,
+                    attributes,
+                },
+            );
+            fx.notices.push(Notice {
+                id: format!("{}:raised", alert.id),
+                kind: NoticeKind::Raised,
+                alert: alert.clone(),
+            });
+            fx.alerts.push(alert);
+        }
+    }
+
+    /// Changes the rules. Episodes of rules that are gone or changed end at `now`.
+    pub(crate) fn declare(
+        &mut self,
+        rules: Vec<Rule>,
+        now: i64,
+        about: impl Fn(u32) -> (String, BTreeMap<String, String>),
+        fx: &mut Effects,
+    ) {
+        let moved: Vec<Option<u32>> = self
+            .rules
+            .iter()
+            .map(|old| rules.iter().position(|new| new == old).map(|i| i as u32))
+            .collect();
+        let ended: Vec<Place> = self
+            .active
+            .keys()
+            .filter(|p| moved[p.0 as usize].is_none())
+            .copied()
+            .collect();
+        for place in ended {
+            let active = self.active[&place].clone();
+            let (device, attributes) = about(place.1);
+            self.end(
+                place,
+                &active,
+                now,
+                &About {
+                    device: &device,
+                    attributes,
+                },
+                fx,
+            );
+        }
+        let renumber = |p: &Place| moved[p.0 as usize].map(|rule| (rule, p.1));
+        self.active = std::mem::take(&mut self.active)
+            .into_iter()
+            .filter_map(|(p, a)| Some((renumber(&p)?, a)))
+            .collect();
+        self.waiting = self.waiting.iter().filter_map(renumber).collect();
+        self.rules = rules;
+    }
+
+    /// What was restored: the waiting ones follow from the active ones.
+    pub(crate) fn restore(
+        rules: Vec<Rule>,
+        active: BTreeMap<Place, Active>,
+        history: VecDeque<EndedAlert>,
+    ) -> Self {
+        let waiting = active
+            .iter()
+            .filter(|(_, a)| a.episode.firing && !a.notified)
+            .map(|(p, _)| *p)
+            .collect();
+        Self {
+            rules,
+            active,
+            waiting,
+            history,
+        }
+    }
+
+    /// The alert of an active episode.
+    pub(crate) fn alert(
+        &self,
+        place: Place,
+        active: &Active,
+        ended: Option<i64>,
+        about: &About<'_>,
+    ) -> Alert {
+        let rule = &self.rules[place.0 as usize];
+        build(
+            &rule.name,
+            rule.severity.as_str(),
+            &rule.metric,
+            (
+                rule.threshold.raise,
+                rule.threshold.direction == Direction::Above,
+            ),
+            active,
+            ended,
+            about,
+        )
+    }
+}
+
+impl EndedAlert {
+    /// The alert of an ended episode.
+    pub(crate) fn alert(&self, about: &About<'_>) -> Alert {
+        let severity = ["info", "warning", "error", "critical"]
+            .into_iter()
+            .find(|s| *s == self.severity)
+            .unwrap_or("warning");
+        build(
+            &self.rule,
+            severity,
+            &self.metric,
+            (self.threshold, self.above),
+            &self.active,
+            Some(self.ended),
+            about,
+        )
+    }
+}
+
+fn build(
+    rule: &str,
+    severity: &'static str,
+    metric: &str,
+    (threshold, above): (f64, bool),
+    active: &Active,
+    ended: Option<i64>,
+    about: &About<'_>,
+) -> Alert {
+    let began = active.episode.began;
+    // The same in every replay, and different for every episode.
+    let identity = format!("{rule}\0{}\0{metric}\0{began}", about.device);
+    let state = match (ended, active.episode.firing) {
+        (Some(_), _) => "resolved",
+        (None, true) => "firing",
+        (None, false) => "pending",
+    };
+    let side = if above { "above" } else { "below" };
+    let value = active.value;
+    let mut summary = format!(
+        "{metric} of {} went {side} {threshold} (rule {rule}); began {}, reported {}",
+        about.device,
+        Time(began),
+        Time(active.reported)
+    );
+    match ended {
+        Some(at) => summary.push_str(&format!("; over since {} with {value}", Time(at))),
+        None => summary.push_str(&format!("; now {value}")),
+    }
+    Alert {
+        id: format!("{:016x}", xxh3_64(identity.as_bytes())),
+        rule: rule.to_owned(),
+        severity,
+        state,
+        device: about.device.to_owned(),
+        metric: metric.to_owned(),
+        group: about.attributes.clone(),
+        value,
+        threshold,
+        began: Time(began),
+        reported: Time(active.reported),
+        resolved: ended.map(Time),
+        notified: active.notified,
+        summary,
+    }
+}

@@ -1,0 +1,80 @@
+//! What a step gives to the world. The core only lists it; the runtime carries it out.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use event::{Declaration, RefusalReason};
+use serde::{Deserialize, Serialize};
+use views::model::{Alert, Incident, QuarantineItem, Totals};
+use views::{CompletenessIndex, Group, LagReport, RowPart, StatusCounts};
+
+/// Whether an alert began or ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NoticeKind {
+    /// It pages.
+    Raised,
+    /// What was paged for is over.
+    Cleared,
+}
+
+impl NoticeKind {
+    /// The name in the API: `raised` or `cleared`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Raised => "raised",
+            Self::Cleared => "cleared",
+        }
+    }
+}
+
+/// A notification to send. Its id is the same in every replay.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Notice {
+    /// `<alert id>:raised` or `<alert id>:cleared`.
+    pub id: String,
+    /// Which of the two.
+    pub kind: NoticeKind,
+    /// The alert as it was then.
+    pub alert: Alert,
+}
+
+/// The ledger and the statuses of a partition at a moment of ingest time.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Summary {
+    /// The moment.
+    pub now: i64,
+    /// The ledger.
+    pub totals: Totals,
+    /// Devices and agents by status.
+    pub status: StatusCounts,
+    /// Who is furthest behind.
+    pub lag: Option<LagReport>,
+    /// Incidents so far.
+    pub incidents: u64,
+    /// Everything refused or quarantined so far, by reason.
+    pub reasons: BTreeMap<RefusalReason, u64>,
+}
+
+/// Everything that steps have given since it was last emptied, in order within each list.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Effects {
+    /// Changed rows.
+    pub rows: Vec<RowPart>,
+    /// (aggregate, start): windows before `start` are forgotten.
+    pub evicted: Vec<(u32, i64)>,
+    /// Changed completeness of groups.
+    pub indexes: Vec<(u32, Group, Arc<CompletenessIndex>)>,
+    /// Changed alerts.
+    pub alerts: Vec<Alert>,
+    /// Notifications to send.
+    pub notices: Vec<Notice>,
+    /// Refused and quarantined input.
+    pub quarantine: Vec<QuarantineItem>,
+    /// Incidents.
+    pub incidents: Vec<Incident>,
+    /// The newest summary, at most one a second.
+    pub summary: Option<Summary>,
+    /// A new declaration.
+    pub declared: Option<Declaration>,
+}

@@ -1,0 +1,184 @@
+//! Threads, checkpoints and effects around the core.
+//!
+//! One thread per partition: it restores the newest checkpoint, replays the log to its end, publishes
+//! what it has, and follows. Until it has caught up nothing but notices leaves it: those go to the outbox,
+//! where ids decide what is new.
+
+mod lookup;
+mod worker;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::Context;
+use bytes::Bytes;
+use event::{Declaration, Record};
+use eventlog::{Log, PartitionId};
+use tokio_util::sync::CancellationToken;
+use views::Views;
+
+use crate::outbox::Outbox;
+use crate::webhook::Target;
+use worker::Worker;
+
+/// Microseconds UTC now; passed in so that tests can say what time it is.
+pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
+
+/// How the processor runs.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Time between checkpoints of a partition; the partitions take turns. Default 30 s.
+    pub checkpoint_every: Duration,
+    /// How long records stay in the log behind the checkpoint. Default 24 h.
+    pub log_keep: Duration,
+    /// Payload bytes that stay in the log behind the checkpoint at most, over all partitions.
+    /// Default 2 GiB.
+    pub log_keep_bytes: u64,
+    /// Bytes read from the log at once. Default 4 MiB.
+    pub read_bytes: usize,
+    /// Where notices go.
+    pub targets: Vec<Target>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            checkpoint_every: Duration::from_secs(30),
+            log_keep: Duration::from_secs(24 * 3600),
+            log_keep_bytes: 2 << 30,
+            read_bytes: 4 << 20,
+            targets: Vec::new(),
+        }
+    }
+}
+
+/// A running processor.
+pub struct Processor {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<anyhow::Result<()>>>,
+    delivery: tokio::task::JoinHandle<()>,
+    delivery_stop: CancellationToken,
+}
+
+impl Processor {
+    /// Restores every partition, declares `declaration` through the log, and starts.
+    ///
+    /// `failed` is cancelled if a partition's thread ends with an error; [`Processor::stop`] then tells it.
+    /// Must be called within a tokio runtime, on which notices are delivered.
+    ///
+    /// **Errors**: a checkpoint that cannot be read, a log that cannot be written.
+    pub fn start(
+        settings: &Settings,
+        log: &Log,
+        views: &Arc<Views>,
+        declaration: &Declaration,
+        clock: &Clock,
+        failed: &CancellationToken,
+    ) -> anyhow::Result<Self> {
+        let partitions = log.partitions();
+        let rules = declaration
+            .rules
+            .iter()
+            .filter_map(|r| serde_json::from_str(r).ok())
+            .collect();
+        views.declare(declaration.aggregates.clone(), rules);
+        let stop = Arc::new(AtomicBool::new(false));
+        let behind = Arc::new(AtomicUsize::new(usize::from(partitions)));
+        let outbox = Outbox::open(log, views, settings.targets.clone())
+            .context("failed to read the outbox")?;
+        let mut workers = Vec::with_capacity(usize::from(partitions));
+        for number in 0..partitions {
+            workers.push(
+                Worker::open(number, settings, log, views, &outbox, clock)
+                    .with_context(|| format!("failed to restore partition {number}"))?,
+            );
+        }
+        // Behind whatever the log holds already, so that a replay sees the old declaration first.
+        let record = Bytes::from(Record::Declare(declaration.clone()).encode());
+        for number in 0..partitions {
+            log.append_blocking(PartitionId(number), vec![record.clone()])
+                .context("failed to declare aggregates and rules in the log")?;
+        }
+        let delivery_stop = CancellationToken::new();
+        let delivery = outbox.deliver(clock.clone(), delivery_stop.clone())?;
+        let mut threads = Vec::with_capacity(workers.len());
+        for (number, worker) in workers.into_iter().enumerate() {
+            let (stop, behind, failed) = (stop.clone(), behind.clone(), failed.clone());
+            let views = views.clone();
+            let caught_up = move || {
+                if behind.fetch_sub(1, Ordering::AcqRel) == 1 {
+                    views.set_ready();
+                }
+            };
+            let thread = std::thread::Builder::new()
+                .name(format!("processor-{number}"))
+                .spawn(move || {
+                    // A panic must not leave a server that looks alive and counts nothing.
+                    let _guard = CancelOnDrop {
+                        token: &failed,
+                        stop: &stop,
+                    };
+                    worker.run(&stop, caught_up)
+                })
+                .context("failed to start a processor thread")?;
+            threads.push(thread);
+        }
+        Ok(Self {
+            stop,
+            threads,
+            delivery,
+            delivery_stop,
+        })
+    }
+
+    /// Processes what is in the log, saves a last checkpoint of every partition, stops delivering, and
+    /// returns. What was not delivered stays in the outbox.
+    ///
+    /// **Errors**: the first error of a partition's thread.
+    pub fn stop(self) -> anyhow::Result<Stopping> {
+        self.stop.store(true, Ordering::Release);
+        let mut result = Ok(());
+        for thread in self.threads {
+            let ended = match thread.join() {
+                Ok(ended) => ended,
+                Err(_) => Err(anyhow::anyhow!(
+                    "a processor thread panicked; see the log above"
+                )),
+            };
+            result = result.and(ended);
+        }
+        self.delivery_stop.cancel();
+        result.map(|()| Stopping {
+            delivery: self.delivery,
+        })
+    }
+}
+
+/// The part of stopping that is waited for without blocking a thread.
+pub struct Stopping {
+    delivery: tokio::task::JoinHandle<()>,
+}
+
+impl Stopping {
+    /// Resolves when the delivery task has ended.
+    pub async fn finished(self) {
+        if let Err(error) = self.delivery.await {
+            tracing::error!(%error, "the delivery task ended badly");
+        }
+    }
+}
+
+struct CancelOnDrop<'a> {
+    token: &'a CancellationToken,
+    stop: &'a AtomicBool,
+}
+
+impl Drop for CancelOnDrop<'_> {
+    fn drop(&mut self) {
+        if !self.stop.load(Ordering::Acquire) {
+            self.token.cancel();
+        }
+    }
+}

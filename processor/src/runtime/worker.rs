@@ -1,0 +1,357 @@
+//! One partition's thread.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use eventlog::{Checkpoint, Log, Offset, PartitionId};
+use views::Views;
+use views::model::{FileReport, PartitionReport};
+use views::store::RING;
+
+use super::lookup::Lookup;
+use super::{Clock, Settings};
+use crate::core::{Effects, Partition};
+use crate::outbox::Outbox;
+
+/// Between two looks at the stop flag and the checkpoint timer.
+const NAP: Duration = Duration::from_millis(200);
+/// A checkpoint takes at most this share of the time: one in so many parts.
+const CHECKPOINT_SHARE: u32 = 20;
+/// Waits after a failed checkpoint (full disk) before the next try.
+const CHECKPOINT_RETRY: Duration = Duration::from_secs(5);
+
+/// A place in the log that may be trimmed to once it is old enough.
+struct Mark {
+    offset: Offset,
+    ingest: i64,
+    bytes: u64,
+}
+
+pub(super) struct Worker {
+    number: u16,
+    log: Log,
+    views: Arc<Views>,
+    outbox: Outbox,
+    clock: Clock,
+    state: Arc<RwLock<Partition>>,
+    settings: Settings,
+    saved: Option<Offset>,
+    saved_ingest: Option<i64>,
+    saved_hash: Option<u64>,
+    next_checkpoint: Instant,
+    marks: VecDeque<Mark>,
+    bytes: u64,
+    last_report: Option<Instant>,
+}
+
+impl Worker {
+    pub(super) fn open(
+        number: u16,
+        settings: &Settings,
+        log: &Log,
+        views: &Arc<Views>,
+        outbox: &Outbox,
+        clock: &Clock,
+    ) -> anyhow::Result<Self> {
+        let partition = PartitionId(number);
+        let stored = log.latest(partition)?;
+        let saved = stored.as_ref().map(|s| s.offset);
+        let state = match stored {
+            Some(stored) => {
+                let mut rows = Vec::new();
+                log.rows(partition, |key, value| {
+                    rows.push((key.to_vec(), value.to_vec()))
+                })?;
+                let state = Partition::restore(&stored.snapshot, rows)?;
+                anyhow::ensure!(
+                    state.offset() == stored.offset.0,
+                    "the snapshot is of offset {}, its checkpoint says {}; delete the state file to rebuild it from the log",
+                    state.offset(),
+                    stored.offset
+                );
+                state
+            }
+            None => {
+                let first = log.first(partition);
+                anyhow::ensure!(
+                    first == Offset(0),
+                    "there is no checkpoint, but the log begins at offset {first}: the state file is missing; restore it from a backup, or delete the data folder to begin anew"
+                );
+                Partition::new(number)
+            }
+        };
+        let now = Instant::now();
+        let turns = u32::from(log.partitions());
+        let turn = settings.checkpoint_every * (u32::from(number) + 1) / turns;
+        let saved_ingest = saved.map(|_| state.now());
+        let state = Arc::new(RwLock::new(state));
+        views.add_device_source(Arc::new(Lookup(state.clone())));
+        Ok(Self {
+            number,
+            log: log.clone(),
+            views: views.clone(),
+            outbox: outbox.clone(),
+            clock: clock.clone(),
+            state,
+            settings: settings.clone(),
+            saved,
+            saved_ingest,
+            saved_hash: None,
+            next_checkpoint: now + turn,
+            marks: VecDeque::new(),
+            bytes: 0,
+            last_report: None,
+        })
+    }
+
+    fn state(&self) -> RwLockWriteGuard<'_, Partition> {
+        // Only this thread writes; if it had panicked it would not be here.
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn run(mut self, stop: &AtomicBool, caught_up: impl FnOnce()) -> anyhow::Result<()> {
+        let partition = PartitionId(self.number);
+        let end = self.log.end(partition);
+        let mut fx = Effects::default();
+        while self.offset() < end && !stop.load(Ordering::Acquire) {
+            self.read(&mut fx)?;
+            // Views are filled from the state when it is whole; notices cannot be had later.
+            self.outbox.put(&std::mem::take(&mut fx.notices))?;
+            let mut quarantine = std::mem::take(&mut fx.quarantine);
+            let mut incidents = std::mem::take(&mut fx.incidents);
+            quarantine.drain(..quarantine.len().saturating_sub(RING));
+            incidents.drain(..incidents.len().saturating_sub(RING));
+            fx = Effects {
+                quarantine,
+                incidents,
+                ..Effects::default()
+            };
+            self.checkpoint_if_due();
+        }
+        self.state().publish(&mut fx);
+        fx.declared = None;
+        self.publish(&mut fx)?;
+        caught_up();
+        loop {
+            if self.offset() == self.log.end(partition) {
+                if stop.load(Ordering::Acquire) {
+                    break;
+                }
+                let offset = self.offset();
+                // `wait` returns when the end is beyond the offset.
+                self.log.wait(partition, offset, NAP);
+            }
+            self.read(&mut fx)?;
+            self.publish(&mut fx)?;
+            self.checkpoint_if_due();
+            self.report();
+        }
+        self.last_checkpoint();
+        Ok(())
+    }
+
+    fn offset(&self) -> Offset {
+        Offset(
+            self.state
+                .read()
+                .unwrap_or_else(PoisonError::into_inner)
+                .offset(),
+        )
+    }
+
+    fn read(&mut self, fx: &mut Effects) -> anyhow::Result<()> {
+        let from = self.offset();
+        let blocks = self
+            .log
+            .read(PartitionId(self.number), from, self.settings.read_bytes)
+            .with_context(|| format!("failed to read partition {} at {from}", self.number))?;
+        for block in blocks {
+            self.bytes += block.bytes() as u64;
+            // One block at a time, so that lookups wait no longer than that.
+            self.state()
+                .step(block.first.0, block.ingest_time, &block.records, fx);
+        }
+        Ok(())
+    }
+
+    /// Hands effects on. Notices are durable before anything shows.
+    fn publish(&mut self, fx: &mut Effects) -> anyhow::Result<()> {
+        let n = self.number;
+        let mut fx = std::mem::take(fx);
+        self.outbox.put(&fx.notices)?;
+        if let Some(declared) = fx.declared.take() {
+            let rules = declared
+                .rules
+                .iter()
+                .filter_map(|r| serde_json::from_str(r).ok())
+                .collect();
+            self.views.declare(declared.aggregates, rules);
+        }
+        for (aggregate, group, index) in fx.indexes {
+            self.views.put_index(n, aggregate, &group, index);
+        }
+        self.views.put_rows(n, fx.rows);
+        for (aggregate, start) in fx.evicted {
+            self.views.evict_rows(n, aggregate, start);
+        }
+        for alert in fx.alerts {
+            self.views.put_alert(n, alert);
+        }
+        for item in fx.quarantine {
+            self.views.push_quarantine(n, item);
+        }
+        for incident in fx.incidents {
+            self.views.push_incident(n, incident);
+        }
+        if let Some(s) = fx.summary {
+            self.views.put_summary(n, s.now, s.totals, s.status, s.lag);
+            let reasons = s
+                .reasons
+                .into_iter()
+                .map(|(reason, n)| (reason.as_str(), n))
+                .collect();
+            self.views.put_troubles(n, reasons, s.incidents);
+        }
+        Ok(())
+    }
+
+    fn checkpoint_if_due(&mut self) {
+        if Instant::now() < self.next_checkpoint || !self.state().at_rest() {
+            return;
+        }
+        let began = Instant::now();
+        match self.checkpoint() {
+            Ok(()) => {
+                let took = began.elapsed() * CHECKPOINT_SHARE;
+                self.next_checkpoint = Instant::now() + self.settings.checkpoint_every.max(took);
+            }
+            Err(error) => {
+                tracing::error!(
+                    partition = self.number,
+                    "failed to save a checkpoint, trying again in {CHECKPOINT_RETRY:?}: {error:#}"
+                );
+                self.next_checkpoint = Instant::now() + CHECKPOINT_RETRY;
+            }
+        }
+    }
+
+    fn last_checkpoint(&mut self) {
+        // If the newest step was in the second of the one before, the state cannot be saved now; the log
+        // has it.
+        if self.state().at_rest()
+            && let Err(error) = self.checkpoint()
+        {
+            tracing::warn!(
+                partition = self.number,
+                "failed to save the last checkpoint; the next start replays the log: {error:#}"
+            );
+        }
+    }
+
+    fn checkpoint(&mut self) -> anyhow::Result<()> {
+        let partition = PartitionId(self.number);
+        let (offset, ingest, snapshot, rows, hash) = {
+            let mut state = self.state();
+            let offset = Offset(state.offset());
+            if self.saved == Some(offset) {
+                return Ok(());
+            }
+            let snapshot = state.snapshot();
+            let hash = xxhash_rust::xxh3::xxh3_64(&snapshot);
+            (offset, state.now(), snapshot, state.take_rows(), hash)
+        };
+        let checkpoint = Checkpoint {
+            offset,
+            snapshot,
+            rows: rows.clone(),
+            outbox: Vec::new(),
+        };
+        if let Err(error) = self.log.commit(partition, self.saved, checkpoint) {
+            // The rows must come again with the next one, or their windows would be lost to it.
+            self.state().put_back(&rows);
+            // After a full disk or an I/O error it may be there or not.
+            if let Ok(latest) = self.log.latest_offset(partition) {
+                self.saved = latest;
+            }
+            return Err(error.into());
+        }
+        self.saved = Some(offset);
+        self.saved_ingest = Some(ingest);
+        self.saved_hash = Some(hash);
+        self.marks.push_back(Mark {
+            offset,
+            ingest,
+            bytes: self.bytes,
+        });
+        self.trim()
+    }
+
+    /// Trims the log to the newest mark that is old enough, or that has too many bytes behind it.
+    fn trim(&mut self) -> anyhow::Result<()> {
+        let keep = i64::try_from(self.settings.log_keep.as_micros()).unwrap_or(i64::MAX);
+        let horizon = (self.clock)().saturating_sub(keep);
+        let most = self.settings.log_keep_bytes / u64::from(self.log.partitions());
+        let old = |m: &Mark| m.ingest < horizon || self.bytes.saturating_sub(m.bytes) > most;
+        let due = self.marks.iter().take_while(|m| old(m)).count();
+        if let Some(mark) = due.checked_sub(1).and_then(|i| self.marks.get(i)) {
+            self.log.trim(PartitionId(self.number), mark.offset)?;
+            self.marks.drain(..due);
+        }
+        Ok(())
+    }
+
+    fn report(&mut self) {
+        if self
+            .last_report
+            .is_some_and(|t| t.elapsed() < Duration::from_secs(1))
+        {
+            return;
+        }
+        let first_time = self.last_report.is_none();
+        self.last_report = Some(Instant::now());
+        let partition = PartitionId(self.number);
+        let (offset, now, sizes) = {
+            let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+            (state.offset(), state.now(), state.sizes())
+        };
+        let end = self.log.end(partition).0;
+        let newest = self.log.last_ingest_time(partition).unwrap_or(now);
+        let seconds = |micros: i64| micros.max(0) as f64 / 1e6;
+        let lag = end.saturating_sub(offset);
+        self.views.put_report(PartitionReport {
+            partition: self.number,
+            first_offset: self.log.first(partition).0,
+            end_offset: end,
+            processed_offset: offset,
+            lag_records: lag,
+            lag_seconds: if lag > 0 {
+                seconds(newest.saturating_sub(now))
+            } else {
+                0.0
+            },
+            checkpoint_offset: self.saved.map(|o| o.0),
+            checkpoint_age_seconds: self.saved_ingest.map(|t| seconds(now.saturating_sub(t))),
+            agents: sizes.agents as u64,
+            devices: sizes.devices as u64,
+            windows: sizes.windows as u64,
+            state_hash: self.saved_hash.map(|h| format!("{h:016x}")),
+        });
+        // One thread looks at the files, now and then.
+        if self.number == 0
+            && (first_time || offset % 8 == 0)
+            && let Ok(sizes) = self.log.sizes()
+        {
+            self.views.put_files(
+                FileReport {
+                    bytes: sizes.log_file_bytes,
+                },
+                FileReport {
+                    bytes: sizes.state_file_bytes,
+                },
+            );
+        }
+    }
+}

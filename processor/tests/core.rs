@@ -1,0 +1,520 @@
+//! The core against slow recomputation, in any order, over restarts.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use event::{
+    AgentId, AggregateSpec, BatchHeader, ClockState, Declaration, DeviceId, EventTime, Function,
+    Held, Incarnation, MetricName, Plain, PlainSample, Record, Sample, Value, batch,
+};
+use processor::core::{Effects, NoticeKind, Partition};
+use proptest::prelude::*;
+use views::{OutstandingQuery, RowPart, RowState};
+
+const S: i64 = 1_000_000;
+/// 2023-11-14T22:13:20Z, on the grid of 10 s.
+const T0: i64 = 1_700_000_000 * S;
+const INC: Incarnation = Incarnation { no: 1, rand: 77 };
+
+fn sample(device: &str, metric: &str, time: i64, value: Value) -> Sample {
+    Sample {
+        device: DeviceId::new(device).unwrap(),
+        metric: MetricName::new(metric).unwrap(),
+        time: EventTime(time),
+        value,
+    }
+}
+
+fn temperature(device: &str, time: i64, value: f64) -> Sample {
+    sample(device, "temperature", time, Value::Number(value))
+}
+
+fn batch_record(agent: &str, tx_no: u64, first: u64, samples: &[Sample], mark: i64) -> Vec<u8> {
+    let header = BatchHeader {
+        agent: AgentId::new(agent).unwrap(),
+        incarnation: INC,
+        tx_no,
+        sent_at: EventTime(mark),
+        boottime_us: 0,
+        clock: ClockState::default(),
+        e_inc: INC,
+        first_seq: first,
+        count: samples.len() as u32,
+        low_watermark: EventTime(mark),
+        quiet_until: None,
+        held: Held::default(),
+        lineage: Vec::new(),
+        unclean: None,
+        gaps: Vec::new(),
+    };
+    Record::Batch(batch::encode(&header, samples).unwrap()).encode()
+}
+
+/// A core with a store for its rows and a picture of what it emitted.
+struct Bench {
+    p: Partition,
+    fx: Effects,
+    store: BTreeMap<Vec<u8>, Vec<u8>>,
+    rows: BTreeMap<(u32, Vec<String>, i64), RowPart>,
+}
+
+impl Bench {
+    fn new(rules: &[&str]) -> Self {
+        Self::with(AggregateSpec::defaults(), rules)
+    }
+
+    fn with(aggregates: Vec<AggregateSpec>, rules: &[&str]) -> Self {
+        let mut bench = Self {
+            p: Partition::new(0),
+            fx: Effects::default(),
+            store: BTreeMap::new(),
+            rows: BTreeMap::new(),
+        };
+        let rules = rules.iter().map(|r| (*r).to_owned()).collect();
+        bench.at(
+            T0,
+            &[Record::Declare(Declaration { aggregates, rules }).encode()],
+        );
+        bench
+    }
+
+    fn at(&mut self, now: i64, records: &[Vec<u8>]) {
+        self.p.step(self.p.offset(), now, records, &mut self.fx);
+        for row in self.fx.rows.drain(..) {
+            let group = row.group.iter().map(|v| v.to_string()).collect();
+            let old = self
+                .rows
+                .insert((row.aggregate, group, row.start), row.clone());
+            assert!(
+                old.is_none_or(|old| old.revision < row.revision),
+                "revision went back: {row:?}"
+            );
+        }
+    }
+
+    fn tick(&mut self, now: i64) {
+        self.at(now, &[Record::Tick.encode()]);
+    }
+
+    /// Saves and restores, as a checkpoint and a crash would.
+    fn restart(&mut self) {
+        assert!(self.p.at_rest());
+        let hash = self.p.state_hash();
+        for (key, value) in self.p.take_rows() {
+            match value {
+                Some(value) => self.store.insert(key, value),
+                None => self.store.remove(&key),
+            };
+        }
+        self.p = Partition::restore(&self.p.snapshot(), self.store.clone()).unwrap();
+        assert_eq!(self.p.state_hash(), hash);
+    }
+
+    fn row(&self, aggregate: u32, group: &[&str], start: i64) -> &RowPart {
+        let group = group.iter().map(|s| (*s).to_owned()).collect();
+        &self.rows[&(aggregate, group, start)]
+    }
+
+    fn outstanding(&self, start: i64) -> Vec<String> {
+        let query = OutstandingQuery {
+            aggregate: 0,
+            group: [].into(),
+            start,
+            after: None,
+            limit: 100,
+        };
+        self.p
+            .list_outstanding(&query)
+            .items
+            .into_iter()
+            .map(|o| o.device)
+            .collect()
+    }
+
+    fn notices(&mut self) -> Vec<(NoticeKind, String)> {
+        self.fx
+            .notices
+            .drain(..)
+            .map(|n| (n.kind, n.alert.device))
+            .collect()
+    }
+}
+
+#[test]
+fn events_land_in_their_half_open_windows() {
+    let mut b = Bench::new(&[]);
+    let samples = [
+        temperature("d1", T0, 20.0),
+        temperature("d1", T0 + 10 * S - 1, 22.5),
+        temperature("d2", T0 + 5 * S, -3.0),
+        temperature("d1", T0 + 10 * S, 99.0),
+        sample("d2", "door", T0 + S, Value::Bool(true)),
+        sample("d2", "state", T0 + S, Value::Text("ok".into())),
+    ];
+    b.at(
+        T0 + 12 * S,
+        &[batch_record("gw", 1, 1, &samples, T0 + 12 * S)],
+    );
+    let r = b.row(1, &["temperature"], T0);
+    assert_eq!((r.count, r.min, r.max, r.distinct), (3, -3.0, 22.5, 2));
+    assert_eq!(r.sum, ((20.0 + 22.5 - 3.0) * (1u64 << 48) as f64) as i128);
+    let r = b.row(0, &[], T0);
+    assert_eq!(
+        (r.count, r.numeric, r.distinct, r.state),
+        (5, 4, 2, RowState::Open)
+    );
+    assert_eq!(b.row(1, &["temperature"], T0 + 10 * S).count, 1);
+    assert_eq!(b.row(1, &["state"], T0).numeric, 0);
+}
+
+#[test]
+fn a_window_settles_at_the_deadline_and_is_revised_by_late_events() {
+    let mut b = Bench::new(&[]);
+    b.at(
+        T0 + 2 * S,
+        &[
+            batch_record("gw-1", 1, 1, &[temperature("d1", T0 + S, 1.0)], T0 + 2 * S),
+            batch_record("gw-2", 1, 1, &[temperature("d2", T0 + S, 2.0)], T0 + 2 * S),
+        ],
+    );
+    b.at(T0 + 11 * S, &[batch_record("gw-1", 2, 2, &[], T0 + 11 * S)]);
+    b.tick(T0 + 20 * S);
+    assert_eq!(b.row(0, &[], T0).state, RowState::Open);
+    assert_eq!(b.outstanding(T0), ["d2"]);
+    // The deadline: settled with its true completeness.
+    b.tick(T0 + 10 * S + 15 * 60 * S);
+    let r = b.row(0, &[], T0);
+    assert_eq!(r.state, RowState::Settled);
+    assert_eq!(r.settled.map(|s| (s.done, s.expected)), Some((1, 2)));
+    // The tunnel ends.
+    let late = T0 + 8 * 3600 * S;
+    b.at(
+        late,
+        &[batch_record(
+            "gw-2",
+            2,
+            2,
+            &[temperature("d2", T0 + 3 * S, 5.0)],
+            late,
+        )],
+    );
+    let r = b.row(0, &[], T0);
+    assert_eq!((r.state, r.count, r.late_events), (RowState::Revised, 3, 1));
+    assert_eq!(b.outstanding(T0), [""; 0]);
+}
+
+#[test]
+fn a_complete_window_settles_five_seconds_after_its_end() {
+    let mut b = Bench::new(&[]);
+    b.at(
+        T0 + 12 * S,
+        &[batch_record(
+            "gw",
+            1,
+            1,
+            &[temperature("d1", T0 + S, 1.0)],
+            T0 + 12 * S,
+        )],
+    );
+    b.tick(T0 + 14 * S);
+    assert_eq!(b.row(0, &[], T0).state, RowState::Open);
+    b.tick(T0 + 15 * S);
+    assert_eq!(b.row(0, &[], T0).state, RowState::Settled);
+}
+
+#[test]
+fn impossible_times_are_quarantined_and_move_nothing() {
+    let mut b = Bench::new(&[]);
+    let samples = [
+        temperature("d1", 0, 1.0),
+        temperature("d1", T0 + S, 1.0),
+        temperature("d1", 3_786_912_000 * S, 1.0),
+    ];
+    b.at(
+        T0 + 2 * S,
+        &[batch_record("gw", 1, 1, &samples, 3_786_912_000 * S)],
+    );
+    let totals = b.fx.summary.as_ref().unwrap().totals;
+    assert_eq!(
+        (totals.accepted, totals.counted, totals.quarantined),
+        (3, 1, 2)
+    );
+    let reasons: Vec<&str> = b.fx.quarantine.iter().map(|i| i.reason).collect();
+    assert_eq!(reasons, ["time_too_old", "time_in_future"]);
+    let d = b.p.find_device("d1").unwrap();
+    assert_eq!(d.progress.0, T0 + 2 * S, "a fast clock advances nothing");
+    assert_eq!(d.last_event.0, T0 + S);
+}
+
+#[test]
+fn plain_devices_count_as_caught_up_with_their_newest_event() {
+    let mut b = Bench::new(&[]);
+    let plain = |time: Option<i64>| {
+        Record::Plain(Plain {
+            device: DeviceId::new("plain-1").unwrap(),
+            samples: vec![PlainSample {
+                metric: MetricName::new("temperature").unwrap(),
+                time: time.map(EventTime),
+                value: Value::Number(3.0),
+            }],
+        })
+        .encode()
+    };
+    b.at(T0 + 3 * S, &[plain(Some(T0 + S)), plain(None)]);
+    let d = b.p.find_device("plain-1").unwrap();
+    assert_eq!((d.agent, d.progress.0), (None, T0 + 3 * S));
+    assert_eq!(b.row(0, &[], T0).count, 2);
+}
+
+#[test]
+fn groups_follow_attributes() {
+    let spec = AggregateSpec {
+        name: "by_site".to_owned(),
+        metric: "temperature".to_owned(),
+        group_by: vec!["site".to_owned()],
+        window: 10 * S,
+        functions: Function::ALL.iter().copied().collect(),
+    };
+    let mut b = Bench::with(vec![spec], &[]);
+    let site = |t: i64, site: &str| sample("d1", "@site", t, Value::Text(site.into()));
+    let first = [
+        site(T0, "oslo"),
+        temperature("d1", T0 + S, 1.0),
+        temperature("d2", T0 + S, 1.0),
+    ];
+    b.at(T0 + 2 * S, &[batch_record("gw", 1, 1, &first, T0 + 2 * S)]);
+    let second = [
+        site(T0 + 3 * S, "bergen"),
+        temperature("d1", T0 + 4 * S, 2.0),
+    ];
+    b.at(T0 + 4 * S, &[batch_record("gw", 2, 4, &second, T0 + 4 * S)]);
+    assert_eq!(b.row(0, &["oslo"], T0).count, 1);
+    assert_eq!(b.row(0, &["bergen"], T0).count, 1);
+    assert_eq!(b.row(0, &[""], T0).count, 1);
+    assert_eq!(b.p.find_device("d1").unwrap().attributes["site"], "bergen");
+}
+
+const HOT: &str =
+    r#"{"name":"hot","metric":"temperature","raise":80,"clear":75,"severity":"critical"}"#;
+
+fn hot(tx_no: u64, time: i64, value: f64, mark: i64) -> Vec<u8> {
+    batch_record("gw", tx_no, tx_no, &[temperature("d1", time, value)], mark)
+}
+
+#[test]
+fn an_alert_pages_once_and_clears_once_over_restarts() {
+    let mut b = Bench::new(&[HOT]);
+    b.at(T0 + S, &[hot(1, T0 + S, 85.0, T0 + S)]);
+    assert_eq!(b.notices(), [(NoticeKind::Raised, "d1".to_owned())]);
+    b.restart();
+    b.at(T0 + 2 * S, &[hot(2, T0 + 2 * S, 86.0, T0 + 2 * S)]);
+    b.tick(T0 + 90 * S);
+    assert_eq!(b.notices(), []);
+    b.restart();
+    b.at(T0 + 91 * S, &[hot(3, T0 + 3 * S, 60.0, T0 + 91 * S)]);
+    assert_eq!(b.notices(), [(NoticeKind::Cleared, "d1".to_owned())]);
+    assert_eq!(b.fx.alerts.last().map(|a| a.state), Some("resolved"));
+}
+
+#[test]
+fn an_episode_that_is_learned_after_it_ended_is_recorded_and_never_paged() {
+    let mut b = Bench::new(&[HOT]);
+    let now = T0 + 6 * 3600 * S;
+    // A backlog: the agent is not caught up while the fault stands.
+    b.at(now, &[hot(1, T0 + S, 85.0, T0 + S)]);
+    b.at(now + 10 * S, &[hot(2, T0 + 2 * S, 20.0, now + 10 * S)]);
+    b.tick(now + 100 * S);
+    assert_eq!(b.notices(), []);
+    let last = b.fx.alerts.last().unwrap();
+    assert_eq!(
+        (last.state, last.notified, last.began.0),
+        ("resolved", false, T0 + S)
+    );
+}
+
+#[test]
+fn an_open_episode_pages_after_a_minute_even_if_the_agent_does_not_catch_up() {
+    let mut b = Bench::new(&[HOT]);
+    let now = T0 + 6 * 3600 * S;
+    b.at(now, &[hot(1, T0 + S, 85.0, T0 + S)]);
+    b.tick(now + 59 * S);
+    assert_eq!(b.notices(), []);
+    b.tick(now + 60 * S);
+    assert_eq!(b.notices(), [(NoticeKind::Raised, "d1".to_owned())]);
+}
+
+#[test]
+fn a_new_aggregate_expects_the_devices_that_are_known() {
+    let mut b = Bench::new(&[]);
+    b.at(
+        T0 + 2 * S,
+        &[batch_record(
+            "gw",
+            1,
+            1,
+            &[temperature("d1", T0 + S, 1.0)],
+            T0 + 2 * S,
+        )],
+    );
+    let mut aggregates = AggregateSpec::defaults();
+    let minute = AggregateSpec {
+        name: "minute".to_owned(),
+        window: 60 * S,
+        ..aggregates[0].clone()
+    };
+    aggregates.insert(0, minute);
+    b.fx = Effects::default();
+    b.at(
+        T0 + 3 * S,
+        &[Record::Declare(Declaration {
+            aggregates,
+            rules: Vec::new(),
+        })
+        .encode()],
+    );
+    let indexes: BTreeSet<u32> = b.fx.indexes.iter().map(|i| i.0).collect();
+    assert!(indexes.contains(&0), "{indexes:?}");
+    b.rows.clear();
+    b.at(
+        T0 + 5 * S,
+        &[batch_record(
+            "gw",
+            2,
+            2,
+            &[temperature("d1", T0 + 4 * S, 1.0)],
+            T0 + 5 * S,
+        )],
+    );
+    assert_eq!(
+        b.row(1, &[], T0).count,
+        2,
+        "the old one keeps its windows under its new number"
+    );
+    let minute = T0.div_euclid(60 * S) * 60 * S;
+    assert_eq!(b.row(0, &[], minute).count, 1);
+    b.restart();
+}
+
+/// Events of each agent, and what arrives when: (agent, first seq, last seq).
+type Deliveries = (Vec<Vec<Sample>>, Vec<(usize, u64, u64)>);
+
+/// Batches of two agents in any order, with repeats and other cuts.
+fn deliveries() -> impl Strategy<Value = Deliveries> {
+    let sample = (0..3usize, 0..4usize, 0..400i64, -500i64..500).prop_map(|(d, m, t, v)| {
+        let metric = ["temperature", "humidity", "load", "power"][m];
+        sample(
+            &format!("d{d}"),
+            metric,
+            T0 + t * S / 7,
+            Value::Number(v as f64 / 10.0),
+        )
+    });
+    let agents = prop::collection::vec(prop::collection::vec(sample, 1..40), 2);
+    agents.prop_flat_map(|mut agents| {
+        // Devices of different agents are different devices.
+        for (a, samples) in agents.iter_mut().enumerate() {
+            for s in samples {
+                s.device = DeviceId::new(&format!("{a}-{}", s.device)).unwrap();
+            }
+        }
+        let lengths: Vec<u64> = agents.iter().map(|a| a.len() as u64).collect();
+        let extra = prop::collection::vec((0..2usize, 1..40u64, 1..12u64), 0..30);
+        let plan = extra.prop_map(move |extra| {
+            let mut plan: Vec<(usize, u64, u64)> = extra
+                .into_iter()
+                .map(|(a, first, n)| {
+                    let first = (first - 1) % lengths[a] + 1;
+                    (a, first, (first + n - 1).min(lengths[a]))
+                })
+                .collect();
+            // And everything at least once, in small pieces.
+            for (a, &len) in lengths.iter().enumerate() {
+                plan.extend(
+                    (1..=len)
+                        .step_by(5)
+                        .map(|first| (a, first, (first + 4).min(len))),
+                );
+            }
+            plan
+        });
+        (Just(agents), plan.prop_shuffle())
+    })
+}
+
+fn run((agents, plan): &Deliveries, restarts: bool) -> Bench {
+    let mut b = Bench::new(&[]);
+    for (i, &(a, first, last)) in plan.iter().enumerate() {
+        let samples = &agents[a][first as usize - 1..last as usize];
+        let now = T0 + 60 * S + i as i64 * S;
+        b.at(
+            now,
+            &[batch_record(
+                ["a1", "a2"][a],
+                i as u64 + 1,
+                first,
+                samples,
+                T0,
+            )],
+        );
+        if restarts && i % 3 == 2 {
+            b.restart();
+        }
+    }
+    b.tick(T0 + 2000 * S);
+    b
+}
+
+/// (count, min, max, sum, distinct devices) by (metric, start).
+type Expected = BTreeMap<(String, i64), (u64, f64, f64, i128, u64)>;
+
+fn brute_force(agents: &[Vec<Sample>]) -> Expected {
+    let mut groups: BTreeMap<(String, i64), Vec<&Sample>> = BTreeMap::new();
+    for s in agents.iter().flatten() {
+        let start = s.time.0.div_euclid(10 * S) * 10 * S;
+        groups
+            .entry((s.metric.to_string(), start))
+            .or_default()
+            .push(s);
+    }
+    let unit = (1u64 << 48) as f64;
+    let summary = |events: Vec<&Sample>| {
+        let values: Vec<f64> = events.iter().filter_map(|s| s.value.as_number()).collect();
+        let devices: BTreeSet<&str> = events.iter().map(|s| s.device.as_str()).collect();
+        (
+            values.len() as u64,
+            values.iter().copied().fold(f64::INFINITY, f64::min),
+            values.iter().copied().fold(f64::NEG_INFINITY, f64::max),
+            values.iter().map(|v| (v * unit).round() as i128).sum(),
+            devices.len() as u64,
+        )
+    };
+    groups
+        .into_iter()
+        .map(|(key, events)| (key, summary(events)))
+        .collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn any_order_repeats_and_cuts_give_the_exact_windows(deliveries in deliveries()) {
+        let b = run(&deliveries, false);
+        let got: Expected = b
+            .rows
+            .iter()
+            .filter(|(k, _)| k.0 == 1)
+            .map(|(k, r)| ((k.1[0].clone(), k.2), (r.count, r.min, r.max, r.sum, r.distinct)))
+            .collect();
+        prop_assert_eq!(got, brute_force(&deliveries.0));
+        let t = b.fx.summary.as_ref().unwrap().totals;
+        prop_assert_eq!(t.accepted, t.counted + t.duplicate + t.quarantined + t.too_old);
+        prop_assert_eq!(t.counted, deliveries.0.iter().map(|a| a.len() as u64).sum::<u64>());
+    }
+
+    #[test]
+    fn restarts_change_nothing(deliveries in deliveries()) {
+        let (a, b) = (run(&deliveries, false), run(&deliveries, true));
+        prop_assert_eq!(a.p.state_hash(), b.p.state_hash());
+        prop_assert_eq!(a.rows, b.rows);
+    }
+}
