@@ -110,7 +110,7 @@ impl Appender {
         let written = match written {
             Ok(written) => written,
             Err(error) => {
-                tracing::warn!(%error, requests = requests.len(), "a group of appends was not written");
+                tracing::debug!(%error, requests = requests.len(), "a group of appends was not written");
                 for request in requests {
                     request.reply.send(Err(error.clone()));
                 }

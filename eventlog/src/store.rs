@@ -294,8 +294,9 @@ impl Store {
             Err(Fault::Refused(error)) => Err(error),
             Err(fault @ Fault::Redb(_)) => {
                 let error = self.error("write", fault);
+                // Its own error comes again with the next call, if it lasts.
                 if let Err(error) = self.reopen(&writer) {
-                    tracing::warn!(file = %self.path.display(), %error, "reopening after a failed write did not succeed yet");
+                    tracing::debug!(file = %self.path.display(), %error, "reopening after a failed write did not succeed yet");
                 }
                 Err(error)
             }

@@ -4,6 +4,12 @@ use std::collections::BTreeMap;
 
 use super::disk::Disk;
 use super::{open, record, try_open};
+use redb::ReadableTable;
+
+use crate::checkpoint::ROWS;
+use crate::outbox::OUTBOX;
+use crate::store::Storage;
+use crate::tail::{BLOCKS, PARTITIONS};
 use crate::{Checkpoint, Error, Log, Offset, PartitionId};
 
 const P: PartitionId = PartitionId(1);
@@ -101,18 +107,18 @@ fn damage(name: &str, step: usize, damage: impl Fn(&mut [u8])) -> (usize, usize)
 
 #[test]
 fn damaged_blocks_are_noticed() {
-    let (noticed, _) = damage("log.redb", 2900, |bytes| bytes[bytes.len() / 2] ^= 0x20);
-    assert!(noticed > 50, "{noticed}");
-    let (noticed, _) = damage("log.redb", 7100, |bytes| bytes.fill(0));
-    assert!(noticed > 20, "{noticed}");
+    let (noticed, _) = damage("log.redb", 5300, |bytes| bytes[bytes.len() / 2] ^= 0x20);
+    assert!(noticed > 25, "{noticed}");
+    let (noticed, _) = damage("log.redb", 13_100, |bytes| bytes.fill(0));
+    assert!(noticed > 10, "{noticed}");
 }
 
 #[test]
 fn damaged_state_is_noticed() {
-    let (noticed, _) = damage("state.redb", 1300, |bytes| bytes[bytes.len() / 2] ^= 0x20);
-    assert!(noticed > 20, "{noticed}");
-    let (noticed, _) = damage("state.redb", 3100, |bytes| bytes.fill(0xff));
+    let (noticed, _) = damage("state.redb", 2300, |bytes| bytes[bytes.len() / 2] ^= 0x20);
     assert!(noticed > 10, "{noticed}");
+    let (noticed, _) = damage("state.redb", 5700, |bytes| bytes.fill(0xff));
+    assert!(noticed > 5, "{noticed}");
 }
 
 #[test]
@@ -298,5 +304,99 @@ fn a_folder_that_cannot_be_made_is_named() {
     assert!(
         matches!(&error, Error::Io { path, .. } if path.ends_with("data")),
         "{error}"
+    );
+}
+
+/// Changes a database behind the log's back, through redb: whole pages, right checksums, wrong content.
+fn tamper(disk: &Disk, name: &str, change: impl FnOnce(&redb::WriteTransaction)) {
+    let path = std::path::Path::new("data").join(name);
+    let database = disk.open(&path, &redb::Builder::new()).unwrap();
+    let mut txn = database.begin_write().unwrap();
+    txn.set_quick_repair(true);
+    change(&txn);
+    txn.commit().unwrap();
+}
+
+fn refused(result: Result<(), Error>, text: &str) {
+    let error = result.unwrap_err();
+    assert!(
+        matches!(error, Error::Corrupt { .. }) && error.to_string().contains(text),
+        "{error}"
+    );
+}
+
+#[test]
+fn missing_blocks_are_noticed() {
+    let original = filled();
+    let without = |offset: u64| {
+        let disk = original.copy();
+        tamper(&disk, "log.redb", |txn| {
+            assert!(
+                txn.open_table(BLOCKS)
+                    .unwrap()
+                    .remove((P.0, offset))
+                    .unwrap()
+                    .is_some()
+            );
+        });
+        disk
+    };
+    let log = open(&without(7));
+    refused(
+        log.read(P, Offset(6), usize::MAX).map(drop),
+        "partition 1, offset 7: the next block begins at offset 8",
+    );
+    refused(
+        log.read(P, Offset(7), 1).map(drop),
+        "the records after it are missing",
+    );
+    log.read(P, Offset(8), usize::MAX).unwrap();
+    for end in [0, RECORDS - 1] {
+        refused(
+            try_open(&without(end)).map(drop),
+            "the partition's row says 0 to 30",
+        );
+    }
+    let disk = original.copy();
+    tamper(&disk, "log.redb", |txn| {
+        drop(txn.open_table(PARTITIONS).unwrap().remove(P.0).unwrap())
+    });
+    refused(try_open(&disk).map(drop), "counts 0 blocks, there are some");
+}
+
+#[test]
+fn missing_and_foreign_rows_are_noticed() {
+    let original = filled();
+    let read = |disk: &Disk| open(disk).rows(P, |_, _| ());
+    let disk = original.copy();
+    tamper(&disk, "state.redb", |txn| {
+        assert!(
+            txn.open_table(ROWS)
+                .unwrap()
+                .remove((P.0, &[9][..]))
+                .unwrap()
+                .is_some()
+        );
+    });
+    refused(read(&disk), "there are 199 rows, the checkpoint has 200");
+    // The row of another partition under the same key.
+    let disk = original.copy();
+    tamper(&disk, "state.redb", |txn| {
+        let mut rows = txn.open_table(ROWS).unwrap();
+        let row = rows.get((P.0, &[9][..])).unwrap().unwrap().value().to_vec();
+        rows.insert((0, &[9][..]), &row[..]).unwrap();
+    });
+    read(&disk).unwrap();
+    refused(
+        open(&disk).row(PartitionId(0), &[9]).map(drop),
+        "the checksum of the row",
+    );
+    let disk = original.copy();
+    tamper(&disk, "state.redb", |txn| {
+        drop(txn.open_table(OUTBOX).unwrap().remove(&b"key"[..]).unwrap())
+    });
+    refused(
+        open(&disk).outbox_all().map(drop),
+        "the outbox has 0 rows, there should be 1",
     );
 }

@@ -260,7 +260,7 @@ fn check_read(log: &Log, model: &Partition, p: PartitionId, from: u64, max_bytes
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 32, ..ProptestConfig::default() })]
 
     #[test]
     fn random_use_matches_vectors_in_memory(steps in prop::collection::vec(step(), 1..60)) {
