@@ -51,7 +51,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub use append::{Append, Appending};
-pub use broker::{Downlink, DownlinkError};
+pub use broker::{Downlink, DownlinkError, Intake};
 pub use settings::{Settings, SettingsError};
 
 use auth::Auth;
@@ -73,6 +73,7 @@ pub struct Ingest {
     activity: Arc<Activity>,
     downlink: Downlink,
     local_addr: Option<SocketAddr>,
+    gate: Arc<Gate>,
     form: Form,
 }
 
@@ -110,7 +111,11 @@ impl Ingest {
         settings.check()?;
         let meters = Arc::new(Meters::new());
         let interval = ms(settings.refusal_interval_ms);
-        let refusals = Arc::new(Refusals::new(settings.refusal_keys_max, interval));
+        let refusals = Arc::new(Refusals::new(
+            settings.refusal_keys_max,
+            interval,
+            Arc::clone(&meters),
+        ));
         let activity = Arc::new(Activity::new(log.partitions()));
         let gate = Arc::new(Gate {
             log: Arc::clone(&log),
@@ -172,6 +177,7 @@ impl Ingest {
             activity,
             downlink,
             local_addr,
+            gate,
             form,
         })
     }
@@ -179,6 +185,12 @@ impl Ingest {
     /// Where MQTT clients connect; none with an external broker.
     pub fn local_addr(&self) -> Option<SocketAddr> {
         self.local_addr
+    }
+
+    /// The gate itself, for producers in this process: what is offered goes through the same
+    /// permission, admission and append as what comes over MQTT.
+    pub fn intake(&self) -> Arc<dyn Intake> {
+        Arc::new(Door(Arc::clone(&self.gate)))
     }
 
     /// The way down to the agents, for acks and commands.

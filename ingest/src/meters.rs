@@ -25,6 +25,8 @@ pub struct Meters {
     pub(crate) deliveries_dropped: Counter,
     pub(crate) codec_panics: Counter,
     pub(crate) ticks: Counter,
+    /// One per reason, in the order of the codes.
+    reasons: Vec<Counter>,
 }
 
 impl Meters {
@@ -76,9 +78,11 @@ impl Meters {
         );
         let messages = |kind: &'static str, result: &'static str| counter!("tidewatch_ingest_messages_total", "kind" => kind, "result" => result);
         // Every reason is there from the start, so that an alert on a rate sees the first one.
-        for reason in RefusalReason::ALL {
-            Self::refused_by(*reason).increment(0);
-        }
+        let reason = |reason: &RefusalReason| {
+            let counter = counter!("tidewatch_ingest_refused_total", "reason" => reason.as_str());
+            counter.increment(0);
+            counter
+        };
         Self {
             batches: messages("batch", "stored"),
             plain: messages("plain", "stored"),
@@ -99,17 +103,33 @@ impl Meters {
             deliveries_dropped: counter!("tidewatch_ingest_deliveries_dropped_total"),
             codec_panics: counter!("tidewatch_ingest_codec_panics_total"),
             ticks: counter!("tidewatch_ingest_ticks_total"),
+            reasons: RefusalReason::ALL.iter().map(reason).collect(),
         }
     }
 
-    /// The counter of one reason.
-    pub fn refused_by(reason: RefusalReason) -> Counter {
-        counter!("tidewatch_ingest_refused_total", "reason" => reason.as_str())
+    /// Counts a refusal that stands for `count` messages or fields.
+    pub(crate) fn refused_by(&self, reason: RefusalReason, count: u32) {
+        // `ALL` is in the order of the codes; a test below holds it to that.
+        if let Some(counter) = self.reasons.get(reason as usize) {
+            counter.increment(u64::from(count));
+        }
     }
 }
 
 impl Default for Meters {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_stand_at_their_codes() {
+        for (at, reason) in RefusalReason::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, at);
+        }
     }
 }

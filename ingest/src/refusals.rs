@@ -31,6 +31,7 @@ pub struct Refusals {
     fresh: Notify,
     keys_max: usize,
     interval: Duration,
+    meters: Arc<Meters>,
 }
 
 struct Entry {
@@ -44,12 +45,13 @@ struct Entry {
 impl Refusals {
     /// Keeps at most `keys_max` (source, reason) pairs apart and writes each at most once per
     /// `interval`.
-    pub fn new(keys_max: usize, interval: Duration) -> Self {
+    pub fn new(keys_max: usize, interval: Duration, meters: Arc<Meters>) -> Self {
         Self {
             entries: Mutex::default(),
             fresh: Notify::new(),
             keys_max,
             interval,
+            meters,
         }
     }
 
@@ -59,7 +61,7 @@ impl Refusals {
 
     /// Takes a refusal that stands for `count` messages or fields.
     pub fn note(&self, refusal: EarlyRefusal, count: u32) {
-        Meters::refused_by(refusal.reason).increment(u64::from(count));
+        self.meters.refused_by(refusal.reason, count);
         let mut entries = self.lock();
         let mut key = (refusal.source, refusal.reason);
         let mut agent = refusal.agent;
@@ -151,5 +153,125 @@ impl Entry {
             count: self.count,
             bytes: self.bytes,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex as StdMutex;
+
+    use event::RecordRef;
+    use eventlog::{Appended, Error, Offset};
+
+    use super::*;
+    use crate::append::Appending;
+
+    /// Remembers what was appended, or refuses it.
+    #[derive(Default)]
+    struct Memory {
+        records: StdMutex<Vec<Refused>>,
+        broken: StdMutex<bool>,
+    }
+
+    impl Append for Memory {
+        fn partitions(&self) -> u16 {
+            4
+        }
+
+        fn last_ingest_time(&self, _: u16) -> Option<i64> {
+            None
+        }
+
+        fn try_append(&self, _: u16, records: Vec<Bytes>) -> Result<Appending, Error> {
+            if *self.broken.lock().unwrap() {
+                return Ok(Box::pin(std::future::ready(Err(Error::Closed))));
+            }
+            for record in &records {
+                match RecordRef::decode(record) {
+                    Ok(RecordRef::Other(Record::Refused(r))) => {
+                        self.records.lock().unwrap().push(r);
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+            let appended = Appended {
+                first: Offset(0),
+                count: records.len() as u32,
+                ingest_time: 0,
+            };
+            Ok(Box::pin(std::future::ready(Ok(appended))))
+        }
+    }
+
+    fn refusal(source: &str, message: &str) -> EarlyRefusal {
+        EarlyRefusal {
+            source: source.into(),
+            agent: None,
+            reason: RefusalReason::Checksum,
+            message: message.into(),
+            bytes: 10,
+        }
+    }
+
+    fn counts(log: &Memory) -> Vec<(String, u32, u64)> {
+        let records = log.records.lock().unwrap();
+        let mut all: Vec<_> = records
+            .iter()
+            .map(|r| (r.source.clone(), r.count, r.bytes))
+            .collect();
+        all.sort();
+        all
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn repeats_are_written_once_per_interval() {
+        let refusals = Refusals::new(10, Duration::from_secs(10), Arc::new(Meters::new()));
+        let log = Memory::default();
+        refusals.note(refusal("a", "first"), 1);
+        refusals.write(&log, false).await;
+        for _ in 0..1000 {
+            refusals.note(refusal("a", "more"), 1);
+            refusals.write(&log, false).await;
+        }
+        assert_eq!(counts(&log), [("a".to_owned(), 1, 10)]);
+        tokio::time::advance(Duration::from_secs(10)).await;
+        refusals.write(&log, false).await;
+        assert_eq!(
+            counts(&log),
+            [("a".to_owned(), 1, 10), ("a".to_owned(), 1000, 10_000)]
+        );
+        // Without news it is forgotten, and the next one is written at once again.
+        tokio::time::advance(Duration::from_secs(10)).await;
+        refusals.write(&log, false).await;
+        assert!(refusals.lock().is_empty());
+        refusals.note(refusal("a", "x"), 1);
+        refusals.write(&log, false).await;
+        assert_eq!(counts(&log).len(), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_sources_are_counted_together_and_none_is_lost() {
+        let refusals = Refusals::new(10, Duration::from_secs(10), Arc::new(Meters::new()));
+        let log = Memory::default();
+        for i in 0..1000 {
+            refusals.note(refusal(&format!("s{i}"), ""), 1);
+        }
+        assert!(refusals.lock().len() <= 11);
+        refusals.write(&log, true).await;
+        assert_eq!(counts(&log).iter().map(|c| c.1).sum::<u32>(), 1000);
+        assert_eq!(counts(&log)[0], (OTHERS.to_owned(), 990, 9900));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_log_does_not_take_is_kept() {
+        let refusals = Refusals::new(10, Duration::from_secs(10), Arc::new(Meters::new()));
+        let log = Memory::default();
+        *log.broken.lock().unwrap() = true;
+        refusals.note(refusal("a", ""), 3);
+        refusals.write(&log, false).await;
+        *log.broken.lock().unwrap() = false;
+        tokio::time::advance(Duration::from_secs(10)).await;
+        refusals.write(&log, false).await;
+        assert_eq!(counts(&log), [("a".to_owned(), 3, 10)]);
     }
 }

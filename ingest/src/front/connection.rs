@@ -29,8 +29,10 @@ use super::table::{Delivery, Link};
 use crate::broker::{Answer, BUSY_RETRY_MAX, EarlyRefusal, Offer, Publish, Receipt};
 use crate::settings::ms;
 
-/// Smallest free space that a read gets.
-const READ_BYTES: usize = 4 << 10;
+/// Free space that a read gets: it grows while reads fill it and shrinks while they do not, so that
+/// many idle connections cost little and busy ones few system calls.
+const READ_BYTES_MIN: usize = 1 << 10;
+const READ_BYTES_MAX: usize = 64 << 10;
 /// A read buffer that grew beyond this is given back once it is empty.
 const KEEP_BYTES: usize = 64 << 10;
 /// How much of what a refused peer still sends is read and thrown away, so that it sees the answer.
@@ -390,6 +392,7 @@ impl Connection {
         let mut heard = Instant::now();
         let mut wrote = heard;
         let mut stopping: Option<Instant> = None;
+        let mut read_bytes = READ_BYTES_MIN;
         let timer = sleep_until(heard + silence_max);
         tokio::pin!(timer);
         loop {
@@ -427,7 +430,7 @@ impl Connection {
                 timer.as_mut().reset(due);
             }
             if may_read {
-                self.buf.reserve(READ_BYTES);
+                self.buf.reserve(read_bytes);
             }
             let waiting_to_write = !self.out.is_empty();
             tokio::select! {
@@ -453,7 +456,14 @@ impl Connection {
                 Some(delivery) = deliveries.recv(), if may_deliver => self.deliver(delivery),
                 got = read.read_buf(&mut self.buf), if may_read => {
                     match got {
-                        Ok(n) if n > 0 => heard = Instant::now(),
+                        Ok(n) if n > 0 => {
+                            heard = Instant::now();
+                            if n >= read_bytes {
+                                read_bytes = (read_bytes * 2).min(READ_BYTES_MAX);
+                            } else if n < read_bytes / 4 {
+                                read_bytes = (read_bytes / 2).max(READ_BYTES_MIN);
+                            }
+                        }
                         _ => return End::Lost,
                     }
                 }

@@ -324,3 +324,83 @@ fn is_stale(kept: &[u8], new: &[u8]) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn agent(name: &str) -> AgentId {
+        AgentId::new(name).unwrap()
+    }
+
+    fn status(online: bool, incarnation: &str) -> Bytes {
+        let status = Status {
+            online,
+            incarnation: incarnation.into(),
+            version: String::new(),
+            backlog: 0,
+        };
+        status.to_json().into()
+    }
+
+    fn table(retained_max: usize) -> Table {
+        let settings = FrontSettings {
+            retained_max,
+            ..FrontSettings::default()
+        };
+        Table::new(&settings, Arc::new(Meters::new()))
+    }
+
+    fn kept(table: &Table) -> Vec<Bytes> {
+        let (link, _deliveries, _) = table.enter(None, "reader".into());
+        let kept = table.subscribe(&link, &Wanted::AllStatus);
+        table.leave(&link);
+        kept.into_iter().map(|d| d.payload).collect()
+    }
+
+    #[test]
+    fn a_late_will_of_an_older_life_does_not_hide_the_new_one() {
+        let table = table(10);
+        table.publish_status(&agent("a"), &status(true, "1-x"), true);
+        table.publish_status(&agent("a"), &status(true, "2-y"), true);
+        table.publish_status(&agent("a"), &status(false, "1-x"), true);
+        assert_eq!(kept(&table), [status(true, "2-y")]);
+        table.publish_status(&agent("a"), &status(false, "2-y"), true);
+        assert_eq!(kept(&table), [status(false, "2-y")]);
+    }
+
+    #[test]
+    fn kept_statuses_are_bounded_and_unretained_ones_not_kept() {
+        let table = table(2);
+        table.publish_status(&agent("x"), &status(true, "1-x"), false);
+        for name in ["a", "b", "c"] {
+            table.publish_status(&agent(name), &status(true, name), true);
+        }
+        assert_eq!(kept(&table).len(), 2);
+        table.publish_status(&agent("a"), &Bytes::from(vec![b'x'; 5000]), true);
+        assert!(kept(&table).iter().all(|p| p.len() < 5000));
+    }
+
+    #[test]
+    fn nothing_is_left_of_a_connection_that_is_gone() {
+        let table = table(2);
+        let (link, _deliveries, old) = table.enter(None, "c".into());
+        assert!(old.is_none());
+        table.subscribe(&link, &Wanted::Agent(agent("a"), Leaves::ALL));
+        table.subscribe(&link, &Wanted::Agent(agent("b"), Leaves::one(Leaf::Ack)));
+        table.subscribe(&link, &Wanted::AllStatus);
+        table.unsubscribe(
+            &link,
+            &Wanted::Agent(agent("b"), Leaves::one(Leaf::Ack)),
+            Leaves::ALL,
+        );
+        assert_eq!(link.agents(), [agent("a")]);
+        // The newcomer with the same id stays when the old one leaves.
+        let (_new, _deliveries, old) = table.enter(None, "c".into());
+        assert!(old.is_some_and(|old| old.taken_over.is_cancelled()));
+        table.leave(&link);
+        let inner = table.lock();
+        assert!(inner.by_agent.is_empty() && inner.all_status.is_empty());
+        assert_eq!(inner.sessions.len(), 1);
+    }
+}

@@ -471,6 +471,44 @@ async fn a_stop_acknowledges_what_is_under_way_and_a_restart_notes_the_gap() {
 }
 
 #[tokio::test]
+async fn counters_show_what_happened_and_never_a_device() {
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    let shown = recorder.handle();
+    // The handles are made when ingest is bound, on this thread.
+    let system = {
+        let _guard = metrics::set_default_local_recorder(&recorder);
+        start(settings()).await
+    };
+    let mut client = Client::agent(&system, "gw-1").await;
+    client
+        .publish("tidewatch/v1/gw-1/batch", batch("gw-1", 1, 1, 50))
+        .await;
+    client.ack().await;
+    for payload in ["{\"t\":1}", "{\"t\":NaN}"] {
+        client
+            .publish("devices/secret-device/telemetry", payload)
+            .await;
+        client.puback().await;
+    }
+    let text = shown.render();
+    for line in [
+        "tidewatch_ingest_messages_total{kind=\"batch\",result=\"stored\"} 1",
+        "tidewatch_ingest_messages_total{kind=\"plain\",result=\"stored\"} 1",
+        "tidewatch_ingest_messages_total{kind=\"any\",result=\"refused\"} 1",
+        "tidewatch_ingest_refused_total{reason=\"invalid_json\"} 1",
+        "tidewatch_ingest_refused_total{reason=\"checksum\"} 0",
+        "tidewatch_ingest_events_total 51",
+        "tidewatch_ingest_acks_total 1",
+        "tidewatch_ingest_connections 1",
+        "tidewatch_ingest_sessions_total{version=\"3.1.1\"} 1",
+    ] {
+        assert!(text.contains(line), "no {line} in\n{text}");
+    }
+    assert!(!text.contains("secret-device") && !text.contains("gw-1"));
+    system.stop().await;
+}
+
+#[tokio::test]
 async fn idle_partitions_get_ticks() {
     let mut quick = settings();
     quick.tick_ms = 20;
