@@ -1,2 +1,170 @@
-//! Tidewatch server binary.
-fn main() {}
+//! The server binary: read what was asked, configure, start the roles, announce, wait, drain.
+
+mod config;
+mod demo;
+mod inspect;
+mod server;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+/// IoT device monitoring: complete, exactly once, honest.
+///
+/// Exit codes: 0 done, 1 failed, 2 wrong usage.
+#[derive(Parser)]
+#[command(name = "tidewatch", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Everything on this machine with a simulated fleet; prints the page's address
+    Demo(demo::Args),
+    /// Run the server
+    Up(UpArgs),
+    /// Run a virtual fleet against a server, with faults and ground truth
+    Simulate(Box<simulator::cli::Args>),
+    /// Compare a server's windows with the truth of a simulated run
+    Verify(simulator::cli::VerifyArgs),
+    /// Look at the configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Look at the event log
+    #[command(subcommand)]
+    Log(LogCommand),
+}
+
+#[derive(clap::Args)]
+struct UpArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Where the event log and the state live [default: tidewatch-data]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Address of page and API; port 0 takes a free one [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDR:PORT")]
+    listen: Option<std::net::SocketAddr>,
+    /// Address for MQTT; port 0 takes a free one [default: 127.0.0.1:1883]
+    #[arg(long, value_name = "ADDR:PORT")]
+    mqtt: Option<std::net::SocketAddr>,
+}
+
+#[derive(clap::Args)]
+struct ConfigArgs {
+    /// Configuration file (deploy/tidewatch.sample.toml has every key)
+    #[arg(long, value_name = "F")]
+    config: Option<PathBuf>,
+}
+
+#[derive(Subcommand)]
+enum ConfigCommand {
+    /// Say whether file and environment are right
+    Check(ConfigArgs),
+    /// Print what results from defaults, file and environment, secrets hidden
+    Show(ConfigArgs),
+}
+
+#[derive(Subcommand)]
+enum LogCommand {
+    /// Print partitions, offsets and newest records of a data folder that no server has open
+    Inspect {
+        /// The data folder
+        #[arg(long, value_name = "DIR")]
+        data: PathBuf,
+        /// How many of the newest records of each partition to print
+        #[arg(long, value_name = "N", default_value_t = 5)]
+        records: u64,
+    },
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let level = match cli.command {
+        // The demo's output is its address; the log would push it away.
+        Command::Demo(_) => "warn",
+        _ => "info",
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+    match run(cli.command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("tidewatch: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[allow(clippy::print_stdout)]
+fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Demo(args) => block_on(demo::run(args)),
+        Command::Up(args) => {
+            let mut config = config::load(args.config.config.as_deref())?;
+            if let Some(data) = args.data {
+                config.data = data;
+            }
+            if let Some(listen) = args.listen {
+                config.dashboard.listen = listen;
+            }
+            if let Some(mqtt) = args.mqtt {
+                config.ingest.listen = mqtt;
+            }
+            block_on(server::up(config))
+        }
+        Command::Simulate(args) => {
+            let settings = args.settings()?;
+            block_on(async {
+                let stop = CancellationToken::new();
+                server::cancel_on_signal(&stop)?;
+                let report = simulator::run(settings, stop).await?;
+                println!("{report}");
+                Ok(if report.outstanding == 0 {
+                    ExitCode::SUCCESS
+                } else {
+                    ExitCode::FAILURE
+                })
+            })
+        }
+        Command::Verify(args) => block_on(async {
+            let comparison = args.run().await?;
+            println!("{comparison}");
+            Ok(if comparison.is_equal() {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            })
+        }),
+        Command::Config(ConfigCommand::Check(args)) => {
+            config::load(args.config.as_deref())?.declaration()?;
+            println!("configuration is right");
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Config(ConfigCommand::Show(args)) => {
+            print!("{}", config::load(args.config.as_deref())?.show()?);
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Log(LogCommand::Inspect { data, records }) => {
+            print!("{}", inspect::inspect(&data, records)?);
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn block_on(work: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("failed to start the runtime")?
+        .block_on(work)
+}

@@ -1,0 +1,591 @@
+//! Configuration: defaults, then a TOML file, then the environment, then flags. Merged once, checked once,
+//! passed by value.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use event::aggregate::{AGGREGATES_MAX, ALL_METRICS};
+use event::{AggregateSpec, Declaration, Function};
+use ingest::settings::Secret;
+use processor::webhook::Target;
+use rules::{Rule, parse_duration};
+use serde::{Deserialize, Serialize};
+use toml::{Table, Value};
+
+/// Largest configuration file, bytes.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+/// Most rules and most webhooks.
+const RULES_MAX: usize = 1000;
+const WEBHOOKS_MAX: usize = 32;
+/// Environment variables that begin like ours and belong to others.
+const FOREIGN: [&str; 5] = [
+    "TIDEWATCH_AGENT_",
+    "TIDEWATCH_SIMULATE_",
+    "TIDEWATCH_WEB",
+    "TIDEWATCH_NO_WEB",
+    "TIDEWATCH_TEST_",
+];
+
+/// Everything the server can be told. `deploy/tidewatch.sample.toml` documents each key.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Data folder.
+    pub data: PathBuf,
+    /// The event log.
+    pub log: LogConfig,
+    /// MQTT.
+    pub ingest: ingest::Settings,
+    /// Results.
+    pub processor: ProcessorConfig,
+    /// Page and API.
+    pub dashboard: dashboard::Settings,
+    /// What is computed; none = `fleet` and `by_metric`.
+    pub aggregates: Vec<AggregateConfig>,
+    /// What raises alerts.
+    pub rules: Vec<Table>,
+    /// Where alerts go.
+    pub webhooks: Vec<WebhookConfig>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data: PathBuf::from("tidewatch-data"),
+            log: LogConfig::default(),
+            ingest: ingest::Settings::default(),
+            processor: ProcessorConfig::default(),
+            dashboard: dashboard::Settings::default(),
+            aggregates: Vec::new(),
+            rules: Vec::new(),
+            webhooks: Vec::new(),
+        }
+    }
+}
+
+/// The event log.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogConfig {
+    /// Partitions; fixed when the data folder is made.
+    pub partitions: u16,
+    /// Page cache of both databases, bytes.
+    pub cache_bytes: usize,
+    /// How long records stay behind the newest checkpoint.
+    pub keep: String,
+    /// How many bytes stay behind the newest checkpoint at most.
+    pub keep_bytes: u64,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self {
+            partitions: 8,
+            cache_bytes: 64 << 20,
+            keep: "24h".to_owned(),
+            keep_bytes: 2 << 30,
+        }
+    }
+}
+
+/// The processor.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ProcessorConfig {
+    /// Time between checkpoints of a partition.
+    pub checkpoint_every: String,
+}
+
+impl Default for ProcessorConfig {
+    fn default() -> Self {
+        Self {
+            checkpoint_every: "30s".to_owned(),
+        }
+    }
+}
+
+/// One aggregate.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AggregateConfig {
+    /// Its name in the API.
+    pub name: String,
+    /// A metric, or `*`.
+    #[serde(default = "all_metrics")]
+    pub metric: String,
+    /// Device attributes (or `metric`) that make the groups.
+    #[serde(default)]
+    pub group_by: Vec<String>,
+    /// Length of the window.
+    #[serde(default = "ten_seconds")]
+    pub window: String,
+    /// Functions; none = all.
+    #[serde(default)]
+    pub functions: BTreeSet<Function>,
+}
+
+fn all_metrics() -> String {
+    ALL_METRICS.to_owned()
+}
+
+fn ten_seconds() -> String {
+    "10s".to_owned()
+}
+
+/// One webhook: url and one of `secret`, `secret_env`, `secret_file`, or none of them.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WebhookConfig {
+    /// Its name in the delivery log.
+    pub name: String,
+    /// Where to POST.
+    pub url: String,
+    /// `whsec_…` itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<Secret>,
+    /// The environment variable that holds it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_env: Option<String>,
+    /// The file that holds it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_file: Option<PathBuf>,
+}
+
+/// Reads file and environment over the defaults.
+///
+/// **Errors**: a file that cannot be read, an unknown key (with the nearest valid one), a wrong value.
+pub fn load(file: Option<&Path>) -> anyhow::Result<Config> {
+    merge(file, std::env::vars())
+}
+
+fn merge(
+    file: Option<&Path>,
+    environment: impl Iterator<Item = (String, String)>,
+) -> anyhow::Result<Config> {
+    let mut known = Table::try_from(Config::default()).context("failed to list the known keys")?;
+    // Lists of tables show their keys only when they are filled.
+    known.insert(
+        "aggregates".to_owned(),
+        example(&["name", "metric", "group_by", "window", "functions"]),
+    );
+    known.insert(
+        "rules".to_owned(),
+        example(&[
+            "name",
+            "kind",
+            "metric",
+            "direction",
+            "raise",
+            "clear",
+            "for",
+            "severity",
+        ]),
+    );
+    known.insert(
+        "webhooks".to_owned(),
+        example(&["name", "url", "secret", "secret_env", "secret_file"]),
+    );
+    let mut table = Table::new();
+    if let Some(path) = file {
+        let shown = path.display();
+        let size = std::fs::metadata(path)
+            .with_context(|| format!("failed to read {shown}"))?
+            .len();
+        ensure!(
+            size <= FILE_BYTES_MAX,
+            "{shown} has {size} bytes, more than {FILE_BYTES_MAX}"
+        );
+        let text =
+            std::fs::read_to_string(path).with_context(|| format!("failed to read {shown}"))?;
+        table = text
+            .parse()
+            .with_context(|| format!("{shown} is not valid TOML"))?;
+        check_keys(&table, &known, "").with_context(|| format!("in {shown}"))?;
+    }
+    from_environment(&mut table, &known, environment)?;
+    let config: Config = Value::Table(table)
+        .try_into()
+        .context("in the configuration")?;
+    config.ingest.check()?;
+    config.declaration()?;
+    config.targets()?;
+    config.processor_settings()?;
+    Ok(config)
+}
+
+fn example(keys: &[&str]) -> Value {
+    let table = keys
+        .iter()
+        .map(|k| ((*k).to_owned(), Value::Boolean(true)))
+        .collect();
+    Value::Array(vec![Value::Table(table)])
+}
+
+/// Every key of `table` must be one of `known`, at its place.
+fn check_keys(table: &Table, known: &Table, path: &str) -> anyhow::Result<()> {
+    for (key, value) in table {
+        let full = if path.is_empty() {
+            key.clone()
+        } else {
+            format!("{path}.{key}")
+        };
+        let Some(known_value) = known.get(key) else {
+            // Optional keys without a default, and forms of `ingest.auth`, are known to serde only.
+            if path.starts_with("ingest") {
+                continue;
+            }
+            match nearest(key, known.keys().map(String::as_str)) {
+                Some(near) => bail!("unknown key {full:?}; the nearest valid one is {near:?}"),
+                None => bail!("unknown key {full:?}"),
+            }
+        };
+        match (value, known_value) {
+            (Value::Table(t), Value::Table(k)) => check_keys(t, k, &full)?,
+            (Value::Array(items), Value::Array(k)) => {
+                if let Some(Value::Table(k)) = k.first() {
+                    for item in items {
+                        if let Value::Table(t) = item {
+                            check_keys(t, k, &full)?;
+                        }
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn nearest<'a>(key: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    known
+        .map(|k| (strsim::normalized_damerau_levenshtein(key, k), k))
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, k)| k)
+}
+
+/// `TIDEWATCH_INGEST_LISTEN` sets `ingest.listen`. Lists of tables cannot be set this way.
+fn from_environment(
+    table: &mut Table,
+    known: &Table,
+    environment: impl Iterator<Item = (String, String)>,
+) -> anyhow::Result<()> {
+    let mut names = Vec::new();
+    leaves(known, &mut Vec::new(), &mut names);
+    // The two that the flags name.
+    names.push((
+        "TIDEWATCH_LISTEN".to_owned(),
+        path(&["dashboard", "listen"]),
+    ));
+    names.push(("TIDEWATCH_MQTT".to_owned(), path(&["ingest", "listen"])));
+    for (name, text) in environment {
+        if !name.starts_with("TIDEWATCH_") || FOREIGN.iter().any(|f| name.starts_with(f)) {
+            continue;
+        }
+        let Some((_, path)) = names.iter().find(|n| n.0 == name) else {
+            let near = nearest(&name, names.iter().map(|n| n.0.as_str())).unwrap_or_default();
+            bail!("unknown environment variable {name}; the nearest valid one is {near}");
+        };
+        // As TOML if it is (numbers, booleans, lists), else as a text.
+        let value = format!("v = {text}")
+            .parse::<Table>()
+            .ok()
+            .and_then(|mut t| t.remove("v"));
+        let value = value.unwrap_or(Value::String(text));
+        let Some((last, parents)) = path.split_last() else {
+            continue;
+        };
+        let mut at = &mut *table;
+        for parent in parents {
+            let entry = at
+                .entry(parent.clone())
+                .or_insert_with(|| Value::Table(Table::new()));
+            at = entry
+                .as_table_mut()
+                .with_context(|| format!("{parent} must be a table"))?;
+        }
+        at.insert(last.clone(), value);
+    }
+    Ok(())
+}
+
+fn path(keys: &[&str]) -> Vec<String> {
+    keys.iter().map(|k| (*k).to_owned()).collect()
+}
+
+fn leaves(table: &Table, at: &mut Vec<String>, out: &mut Vec<(String, Vec<String>)>) {
+    for (key, value) in table {
+        at.push(key.clone());
+        match value {
+            Value::Table(inner) => leaves(inner, at, out),
+            Value::Array(items) if items.first().is_some_and(Value::is_table) => {}
+            _ => out.push((
+                format!("TIDEWATCH_{}", at.join("_").to_uppercase()),
+                at.clone(),
+            )),
+        }
+        at.pop();
+    }
+}
+
+impl Config {
+    /// Aggregates and rules, checked.
+    ///
+    /// **Errors**: which one is wrong, in which field, and how it would be right.
+    pub fn declaration(&self) -> anyhow::Result<Declaration> {
+        ensure!(
+            self.aggregates.len() <= AGGREGATES_MAX,
+            "aggregates: at most {AGGREGATES_MAX}"
+        );
+        ensure!(self.rules.len() <= RULES_MAX, "rules: at most {RULES_MAX}");
+        let mut aggregates = Vec::new();
+        for a in &self.aggregates {
+            let place = || format!("aggregate {:?}", a.name);
+            let window = parse_duration(&a.window)
+                .map_err(anyhow::Error::msg)
+                .with_context(place)?;
+            let functions = match a.functions.is_empty() {
+                true => Function::ALL.iter().copied().collect(),
+                false => a.functions.clone(),
+            };
+            let spec = AggregateSpec {
+                name: a.name.clone(),
+                metric: a.metric.clone(),
+                group_by: a.group_by.clone(),
+                window,
+                functions,
+            };
+            spec.check().with_context(place)?;
+            ensure!(
+                !aggregates
+                    .iter()
+                    .any(|b: &AggregateSpec| b.name == spec.name),
+                "aggregate {:?} is declared twice",
+                a.name
+            );
+            aggregates.push(spec);
+        }
+        if aggregates.is_empty() {
+            aggregates = AggregateSpec::defaults();
+        }
+        let mut rules: Vec<Rule> = Vec::new();
+        for rule in &self.rules {
+            let rule = Rule::parse(&serde_json::to_string(rule)?)?;
+            ensure!(
+                !rules.iter().any(|r| r.name == rule.name),
+                "rule {:?} is declared twice",
+                rule.name
+            );
+            rules.push(rule);
+        }
+        Ok(Declaration {
+            aggregates,
+            rules: rules.iter().map(Rule::to_json).collect(),
+        })
+    }
+
+    /// Webhooks with their secrets.
+    ///
+    /// **Errors**: which one is wrong; never its secret.
+    pub fn targets(&self) -> anyhow::Result<Vec<Target>> {
+        ensure!(
+            self.webhooks.len() <= WEBHOOKS_MAX,
+            "webhooks: at most {WEBHOOKS_MAX}"
+        );
+        let mut targets: Vec<Target> = Vec::new();
+        for w in &self.webhooks {
+            let place = || format!("webhook {:?}", w.name);
+            ensure!(
+                !w.name.is_empty(),
+                "webhook with url {:?}: name is empty",
+                w.url
+            );
+            ensure!(
+                !targets.iter().any(|t| t.name == w.name),
+                "{} is declared twice",
+                place()
+            );
+            let secret = match (&w.secret, &w.secret_env, &w.secret_file) {
+                (None, None, None) => None,
+                (Some(secret), None, None) => Some(secret.expose().to_owned()),
+                (None, Some(name), None) => Some(
+                    std::env::var(name)
+                        .with_context(|| format!("{}: secret_env {name}", place()))?,
+                ),
+                (None, None, Some(path)) => Some(
+                    std::fs::read_to_string(path)
+                        .with_context(|| format!("{}: secret_file {}", place(), path.display()))?
+                        .trim()
+                        .to_owned(),
+                ),
+                _ => bail!(
+                    "{}: give only one of secret, secret_env, secret_file",
+                    place()
+                ),
+            };
+            let target = Target {
+                name: w.name.clone(),
+                url: w.url.clone(),
+                secret,
+            };
+            target.check().with_context(place)?;
+            targets.push(target);
+        }
+        Ok(targets)
+    }
+
+    /// Settings of the processor.
+    ///
+    /// **Errors**: a duration that is none.
+    pub fn processor_settings(&self) -> anyhow::Result<processor::runtime::Settings> {
+        let duration = |key: &str, text: &str, least: i64| {
+            let micros = parse_duration(text)
+                .map_err(anyhow::Error::msg)
+                .context(key.to_owned())?;
+            ensure!(micros >= least, "{key}: {text:?} is too short");
+            Ok(Duration::from_micros(micros as u64))
+        };
+        Ok(processor::runtime::Settings {
+            checkpoint_every: duration(
+                "processor.checkpoint_every",
+                &self.processor.checkpoint_every,
+                100_000,
+            )?,
+            log_keep: duration("log.keep", &self.log.keep, 0)?,
+            log_keep_bytes: self.log.keep_bytes,
+            targets: self.targets()?,
+            ..processor::runtime::Settings::default()
+        })
+    }
+
+    /// Settings of the event log.
+    pub fn log_settings(&self) -> eventlog::Settings {
+        eventlog::Settings {
+            partitions: self.log.partitions,
+            cache_bytes: self.log.cache_bytes,
+            ..eventlog::Settings::default()
+        }
+    }
+
+    /// The configuration as TOML, secrets hidden.
+    ///
+    /// **Errors**: none in practice.
+    pub fn show(&self) -> anyhow::Result<String> {
+        Ok(toml::to_string_pretty(self)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &str, env: &[(&str, &str)]) -> anyhow::Result<Config> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        let env = env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+        merge(Some(file.path()), env)
+    }
+
+    #[track_caller]
+    fn refused(text: &str, env: &[(&str, &str)], expected: &str) {
+        let error = format!("{:#}", check(text, env).unwrap_err());
+        assert!(error.contains(expected), "{error}");
+    }
+
+    #[test]
+    fn file_and_environment_go_over_the_defaults() {
+        let c = check(
+            "data = \"/d\"\n[ingest]\nlisten = \"127.0.0.1:1\"\n[log]\npartitions = 2\n",
+            &[
+                ("TIDEWATCH_INGEST_LISTEN", "127.0.0.1:2"),
+                ("TIDEWATCH_LOG_KEEP_BYTES", "5"),
+            ],
+        )
+        .unwrap();
+        assert_eq!(c.data, PathBuf::from("/d"));
+        assert_eq!(c.ingest.listen.port(), 2);
+        assert_eq!((c.log.partitions, c.log.keep_bytes), (2, 5));
+        assert_eq!(
+            c.declaration().unwrap().aggregates,
+            AggregateSpec::defaults()
+        );
+    }
+
+    #[test]
+    fn unknown_keys_are_named_with_the_nearest_valid_one() {
+        refused(
+            "dta = \"x\"",
+            &[],
+            "unknown key \"dta\"; the nearest valid one is \"data\"",
+        );
+        refused(
+            "[log]\npartition = 2",
+            &[],
+            "unknown key \"log.partition\"; the nearest valid one is \"partitions\"",
+        );
+        refused(
+            "[[webhooks]]\nname = \"a\"\nlink = \"x\"",
+            &[],
+            "unknown key \"webhooks.link\"",
+        );
+        refused("[ingest]\nlissten = \"x\"", &[], "lissten");
+        refused("", &[("TIDEWATCH_DTA", "x")], "TIDEWATCH_DATA");
+    }
+
+    #[test]
+    fn wrong_values_name_their_place() {
+        refused(
+            "[[aggregates]]\nname = \"a\"\nwindow = \"ten\"",
+            &[],
+            "aggregate \"a\"",
+        );
+        refused(
+            "[[rules]]\nname = \"r\"\nmetric = \"t\"\nraise = 1.0\nclear = 2.0",
+            &[],
+            "clear",
+        );
+        refused(
+            "[[webhooks]]\nname = \"w\"\nurl = \"nowhere\"",
+            &[],
+            "webhook \"w\": url",
+        );
+        refused(
+            "[processor]\ncheckpoint_every = \"soon\"",
+            &[],
+            "processor.checkpoint_every",
+        );
+    }
+
+    #[test]
+    fn secrets_are_not_shown() {
+        let c = check(
+            "[[webhooks]]\nname = \"w\"\nurl = \"https://x/\"\nsecret = \"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\"",
+            &[],
+        )
+        .unwrap();
+        assert!(!c.show().unwrap().contains("MfKQ"));
+        assert!(!format!("{c:?}").contains("MfKQ"));
+    }
+
+    #[test]
+    fn the_sample_file_is_right_and_says_the_defaults() {
+        let sample = include_str!("../deploy/tidewatch.sample.toml");
+        let c = check(sample, &[]).unwrap();
+        assert_eq!(c.show().unwrap(), Config::default().show().unwrap());
+        // Every key is in it, set or as a comment.
+        let mut names = Vec::new();
+        leaves(
+            &Table::try_from(Config::default()).unwrap(),
+            &mut Vec::new(),
+            &mut names,
+        );
+        for (_, path) in names {
+            let key = path.last().unwrap();
+            assert!(
+                sample.contains(&format!("{key} = ")),
+                "{key} is missing in the sample"
+            );
+        }
+    }
+}
