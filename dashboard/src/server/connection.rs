@@ -99,6 +99,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Impatient<T> {
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+    use tokio::time::timeout;
 
     use super::*;
 
@@ -106,7 +107,8 @@ mod tests {
     async fn a_peer_that_takes_nothing_is_given_up() {
         let (ours, _theirs) = duplex(8);
         let mut ours = Impatient::new(ours, Duration::from_millis(20));
-        let error = ours.write_all(&[0; 9]).await.unwrap_err();
+        let written = timeout(Duration::from_secs(20), ours.write_all(&[0; 9]));
+        let error = written.await.expect("it gives up").unwrap_err();
         assert_eq!(error.kind(), ErrorKind::TimedOut);
     }
 
