@@ -141,7 +141,7 @@ impl Downlink {
     ///
     /// `Ok` says that it is queued for a connection, not that the agent has it.
     ///
-    /// **Errors**: [`DownlinkError`]. A failed delivery is counted in
+    /// **Errors**: [`DownlinkError`]. A full queue is counted in
     /// `tidewatch_ingest_deliveries_dropped_total`.
     pub fn send(&self, agent: &AgentId, topic: &str, payload: Bytes) -> Result<(), DownlinkError> {
         self.0.deliver(agent, topic, payload)

@@ -20,9 +20,9 @@ pub struct Settings {
     /// Client id at an external broker; each ingest process needs its own. Default
     /// `tidewatch-ingest`.
     pub client_id: String,
-    /// Who may connect (front only).
+    /// Who may connect (front only). Default `{ mode = "open" }`.
     pub auth: AuthSettings,
-    /// `auth = "open"` on an address that is not loopback must be said twice. Default false.
+    /// An open front on an address that is not loopback must be said twice. Default false.
     pub open_to_network: bool,
     /// Limits of the front.
     pub front: FrontSettings,
@@ -266,7 +266,7 @@ impl fmt::Display for Broker {
     }
 }
 
-/// Who may connect to the front.
+/// Who may connect to the front: `{ mode = "open" }`, or `{ mode = "users", users = […] }`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "snake_case", tag = "mode")]
 pub enum AuthSettings {
@@ -563,6 +563,30 @@ mod tests {
         );
         assert!("mqtt://".parse::<Broker>().is_err());
         assert!("mqtt://h:x".parse::<Broker>().is_err());
+    }
+
+    #[test]
+    fn settings_are_read_and_unknown_keys_named() {
+        let read = |json| serde_json::from_str::<Settings>(json);
+        let settings = read(
+            r#"{"broker": "mqtt://h", "front": {"in_flight_max": 8},
+                "auth": {"mode": "users", "users": [{"name": "gw-1", "password": "x"}]}}"#,
+        )
+        .unwrap();
+        assert_eq!(settings.front.in_flight_max, 8);
+        assert!(matches!(&settings.auth, AuthSettings::Users { users } if users[0].agent));
+        for (json, key) in [
+            (r#"{"brocker": 1}"#, "brocker"),
+            (r#"{"front": {"limit": 1}}"#, "limit"),
+            (
+                r#"{"auth": {"mode": "users", "users": [{"nam": "x"}]}}"#,
+                "nam",
+            ),
+        ] {
+            assert!(read(json).unwrap_err().to_string().contains(key), "{key}");
+        }
+        let shown = serde_json::to_string(&settings).unwrap();
+        assert!(!shown.contains("\"x\""), "{shown}");
     }
 
     #[test]

@@ -837,4 +837,40 @@ mod tests {
         let old = b"\0\x06MQIsdp\x03\x02\0\x3c\0\x01a";
         assert_eq!(decode(None, 0x10, old).err(), Some(CodecError::Version));
     }
+
+    /// The codec's own panics are caught, but there should be none: this looks for them.
+    #[test]
+    fn bytes_of_chance_never_panic() {
+        let mut state = 1u64;
+        let mut next = || {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as u8
+        };
+        let firsts = [0x10, 0x30, 0x32, 0x3d, 0x40, 0x82, 0xa2, 0xc0, 0xe0];
+        for round in 0..60_000 {
+            let mut first = firsts[round % firsts.len()];
+            if round % 13 == 0 {
+                first = next();
+            }
+            // Small numbers make lengths that fit, so the parsers get further.
+            let small = round % 2 == 0;
+            let len = usize::from(next()) % 48;
+            let mut body: Vec<u8> = (0..len)
+                .map(|_| if small { next() % 8 } else { next() })
+                .collect();
+            if first == 0x10 && round % 3 != 0 {
+                let level = 4 + (round % 2) as u8;
+                body.splice(0..0, [0, 4, b'M', b'Q', b'T', b'T', level]);
+            }
+            for version in [None, Some(Version::V3), Some(Version::V5)] {
+                let result = decode(version, first, &body);
+                assert!(
+                    !matches!(result, Err(CodecError::Panicked)),
+                    "{version:?} {first:02x} {body:02x?}"
+                );
+            }
+        }
+    }
 }

@@ -161,6 +161,10 @@ where
         session.principal.user.clone(),
         Arc::clone(&session.client_id),
     );
+    let guard = Guard {
+        shared: Arc::clone(&shared),
+        link: Arc::clone(&link),
+    };
     if let Some(old) = old {
         // Its last will comes before anything of this connection.
         let _ = timeout(TAKE_OVER_WAIT, old.done.cancelled()).await;
@@ -170,10 +174,6 @@ where
         Version::V5 => shared.meters.sessions_v5.increment(1),
     }
     session.answer(&shared.settings, &mut out);
-    let guard = Guard {
-        shared: Arc::clone(&shared),
-        link: Arc::clone(&link),
-    };
     let mut connection = Connection {
         shared: Arc::clone(&shared),
         session,
@@ -214,6 +214,7 @@ where
         let version = connection.session.version;
         codec::disconnect(&mut connection.out, version, code, text.as_deref());
     }
+    shared.table.silence(&guard.link);
     // What is under way still becomes durable: its acks find the agent's next connection, and a
     // status is passed on. The will follows it.
     let mut pending = std::mem::take(&mut connection.pending);

@@ -140,10 +140,13 @@ impl Table {
         {
             entry.remove();
         }
-        inner.all_status.retain(|l| l.number != link.number);
-        for agent in link.agents() {
-            inner.unsubscribe(link, &agent, Leaves::ALL);
-        }
+        inner.unsubscribe_all(link);
+    }
+
+    /// Takes back all subscriptions of a connection that is over but whose last will is still under
+    /// way: nothing is delivered to it any more, and a newcomer with its id still waits for it.
+    pub fn silence(&self, link: &Link) {
+        self.lock().unsubscribe_all(link);
     }
 
     /// Adds a subscription. Returns the kept statuses that it matches.
@@ -258,6 +261,13 @@ impl Deliver for Table {
 }
 
 impl Inner {
+    fn unsubscribe_all(&mut self, link: &Link) {
+        self.all_status.retain(|l| l.number != link.number);
+        for agent in link.agents() {
+            self.unsubscribe(link, &agent, Leaves::ALL);
+        }
+    }
+
     fn unsubscribe(&mut self, link: &Link, agent: &AgentId, gone: Leaves) {
         let Some(listeners) = self.by_agent.get_mut(agent) else {
             return;
