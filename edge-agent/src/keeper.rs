@@ -80,7 +80,7 @@ impl Keeper {
                 self.core
                     .append(&pending.samples, &cursors, pending.volatile, wall)?;
                 self.inbox.stored(&pending);
-            } else if self.flush_due(now, dirty_since) {
+            } else if self.flush_due(now, dirty_since, phase) {
                 self.core.flush(wall)?;
             }
             dirty_since = self
@@ -205,8 +205,12 @@ impl Keeper {
         [session, flush, end].into_iter().flatten().min()
     }
 
-    fn flush_due(&self, now: Duration, dirty_since: Option<Duration>) -> bool {
-        self.core.buffer().wants_flush()
+    fn flush_due(&self, now: Duration, dirty_since: Option<Duration>, phase: Phase) -> bool {
+        let buffer = self.core.buffer();
+        // The last word says that earlier lives are empty, which is said only once it is on disk.
+        let last_word = phase != Phase::Running && buffer.held().events == 0 && buffer.is_dirty();
+        last_word
+            || buffer.wants_flush()
             || dirty_since.is_some_and(|since| now >= since + self.flush_interval)
     }
 

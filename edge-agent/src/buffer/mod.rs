@@ -32,6 +32,7 @@ mod index;
 mod model_tests;
 mod open;
 mod store;
+mod tables;
 
 pub use error::{BufferError, OpenError};
 pub(crate) use open::suspect;

@@ -11,7 +11,7 @@ use redb::{Builder, Database, DatabaseError, ReadableTable, StorageBackend};
 use serde::{Deserialize, Serialize};
 
 use super::index::{ChunkKey, ChunkMeta, Index};
-use super::store::{Ancestor, CHUNKS, CURSORS, GAPS, INDEX, LINEAGE, META, STATE, State, encode};
+use super::tables::{Ancestor, CHUNKS, CURSORS, GAPS, INDEX, LINEAGE, META, STATE, State, encode};
 use super::{Buffer, BufferError, OpenError, Settings};
 
 /// Name of the buffer's file in the data directory.

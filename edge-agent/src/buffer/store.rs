@@ -6,23 +6,12 @@ use event::{
     AgentId, Columns, EventTime, Gap, GapReason, Held, Incarnation, Lineage, Sample, SeqRange,
     TimeRange, Value,
 };
-use redb::{Database, ReadableDatabase, TableDefinition};
-use serde::{Deserialize, Serialize};
+use redb::{Database, ReadableDatabase};
 
 use super::BufferError;
 use super::chunk;
 use super::index::{ChunkKey, ChunkMeta, Index};
-
-pub(super) const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
-pub(super) const CHUNKS: TableDefinition<(u32, u64, u64), &[u8]> = TableDefinition::new("chunks");
-pub(super) const INDEX: TableDefinition<(u32, u64, u64), (u32, u32, i64, i64)> =
-    TableDefinition::new("index");
-pub(super) const LINEAGE: TableDefinition<(u32, u64), (u64, bool)> =
-    TableDefinition::new("lineage");
-pub(super) const GAPS: TableDefinition<(u32, u64, u64), &[u8]> = TableDefinition::new("gaps");
-pub(super) const CURSORS: TableDefinition<&str, &[u8]> = TableDefinition::new("cursors");
-
-pub(super) const STATE: &str = "state";
+use super::tables::{Ancestor, CHUNKS, CURSORS, Changes, Row, State};
 
 /// Limits of the buffer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,31 +72,6 @@ impl Announcement {
     }
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct State {
-    pub incarnation: Incarnation,
-    /// Last seq given out in it.
-    pub last_seq: u64,
-    /// The agent's time at the last commit.
-    pub committed_at: EventTime,
-    /// Closed in order.
-    pub clean: bool,
-    /// A source without a cursor has delivered in this incarnation: an unclean stop may lose what it
-    /// had not committed.
-    pub volatile: bool,
-    /// The cloud may have heard of this incarnation.
-    pub spoke: bool,
-    pub unclean: Option<TimeRange>,
-}
-
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Ancestor {
-    pub last_seq: u64,
-    pub held: bool,
-    /// The cloud has acknowledged this row as it stands. Not stored: told again after a restart.
-    pub told: bool,
-}
-
 /// The last chunk of the present incarnation while it still grows.
 #[derive(Debug)]
 struct Tail {
@@ -115,12 +79,6 @@ struct Tail {
     samples: Vec<Sample>,
     raw_bytes: usize,
     encoded_bytes: usize,
-}
-
-#[derive(Debug)]
-enum Row {
-    Put(ChunkMeta, Vec<u8>),
-    Remove,
 }
 
 /// The durable buffer of one agent. One owner at a time calls it; it knows no clock and no threads.
@@ -134,11 +92,8 @@ pub struct Buffer {
     pub(super) lineage: BTreeMap<Incarnation, Ancestor>,
     pub(super) gaps: BTreeMap<ChunkKey, Gap>,
     tail: Option<Tail>,
-    /// Changed rows that are not committed yet; reads look here first.
-    rows: BTreeMap<ChunkKey, Row>,
-    gap_rows: BTreeMap<ChunkKey, Option<Gap>>,
-    lineage_gone: Vec<Incarnation>,
-    state_changed: bool,
+    /// What is not committed yet; reads look here first.
+    changes: Changes,
     decoded: VecDeque<(ChunkKey, Vec<Sample>)>,
     columns: Columns,
     poisoned: bool,
@@ -164,10 +119,7 @@ impl Buffer {
             lineage,
             gaps,
             tail: None,
-            rows: BTreeMap::new(),
-            gap_rows: BTreeMap::new(),
-            lineage_gone: Vec::new(),
-            state_changed: false,
+            changes: Changes::default(),
             decoded: VecDeque::new(),
             columns: Columns::default(),
             poisoned: false,
@@ -241,15 +193,12 @@ impl Buffer {
 
     /// Whether something waits for a commit ([`Self::flush`] or the next append).
     pub fn is_dirty(&self) -> bool {
-        self.state_changed
-            || !self.rows.is_empty()
-            || !self.gap_rows.is_empty()
-            || !self.lineage_gone.is_empty()
+        !self.changes.is_empty()
     }
 
     /// Whether so much waits that it should be committed soon.
     pub fn wants_flush(&self) -> bool {
-        self.rows.len() >= OVERLAY_ROWS_MAX
+        self.changes.rows.len() >= OVERLAY_ROWS_MAX
     }
 
     /// Commits what waits. When this returns `Ok`, it is on disk.
@@ -432,7 +381,7 @@ impl Buffer {
                 ancestor.told = true;
             } else {
                 self.lineage.remove(&entry.incarnation);
-                self.lineage_gone.push(entry.incarnation);
+                self.changes.lineage_gone.push(entry.incarnation);
             }
         }
         for gap in &said.gaps {
@@ -444,7 +393,7 @@ impl Buffer {
                 continue;
             };
             self.gaps.remove(&key);
-            self.gap_rows.insert(key, None);
+            self.changes.gaps.insert(key, None);
             // It has grown since: only the rest remains to be told.
             if held.to > gap.to {
                 self.put_gap(Gap {
@@ -455,12 +404,12 @@ impl Buffer {
         }
         if said.unclean.is_some() && said.unclean == self.state.unclean {
             self.state.unclean = None;
-            self.state_changed = true;
+            self.changes.state = true;
         }
     }
 
     pub(super) fn touch_state(&mut self) {
-        self.state_changed = true;
+        self.changes.state = true;
     }
 
     fn check(&self) -> Result<(), BufferError> {
@@ -530,13 +479,13 @@ impl Buffer {
     fn put(&mut self, key: ChunkKey, meta: ChunkMeta, bytes: Vec<u8>) {
         self.decoded.retain(|(k, _)| *k != key);
         self.index.insert(key, meta);
-        self.rows.insert(key, Row::Put(meta, bytes));
+        self.changes.rows.insert(key, Row::Put(meta, bytes));
     }
 
     fn remove(&mut self, key: ChunkKey) {
         self.decoded.retain(|(k, _)| *k != key);
         self.index.remove(key);
-        self.rows.insert(key, Row::Remove);
+        self.changes.rows.insert(key, Row::Remove);
         if key.inc == self.state.incarnation
             && self.tail.as_ref().is_some_and(|t| t.first == key.first)
         {
@@ -635,7 +584,7 @@ impl Buffer {
             first: gap.from,
         };
         self.gaps.insert(key, gap);
-        self.gap_rows.insert(key, Some(gap));
+        self.changes.gaps.insert(key, Some(gap));
     }
 
     /// The events of a chunk; none if it is damaged, which is then declared.
@@ -654,7 +603,7 @@ impl Buffer {
         {
             return Ok(Some(samples));
         }
-        let decoded = match self.rows.get(&key) {
+        let decoded = match self.changes.rows.get(&key) {
             Some(Row::Put(_, bytes)) => chunk::decode(bytes, &mut self.columns).ok(),
             Some(Row::Remove) => None,
             None => {
@@ -695,72 +644,20 @@ impl Buffer {
             .map(|(inc, _)| *inc)
             .collect();
         self.state.committed_at = now;
-        let mut tx = self.db.begin_write()?;
-        tx.set_quick_repair(true);
-        {
-            let mut meta = tx.open_table(META)?;
-            meta.insert(STATE, encode(&self.state)?.as_slice())?;
-        }
-        if !self.rows.is_empty() {
-            let mut chunks = tx.open_table(CHUNKS)?;
-            let mut index = tx.open_table(INDEX)?;
-            for (key, row) in &self.rows {
-                let k = (key.inc.no, key.inc.rand, key.first);
-                match row {
-                    Row::Put(m, bytes) => {
-                        chunks.insert(k, bytes.as_slice())?;
-                        index.insert(k, (m.count, m.bytes, m.min_time.0, m.max_time.0))?;
-                    }
-                    Row::Remove => {
-                        chunks.remove(k)?;
-                        index.remove(k)?;
-                    }
-                }
-            }
-        }
-        if !self.gap_rows.is_empty() {
-            let mut gaps = tx.open_table(GAPS)?;
-            for (key, gap) in &self.gap_rows {
-                let k = (key.inc.no, key.inc.rand, key.first);
-                match gap {
-                    Some(gap) => drop(gaps.insert(k, encode(gap)?.as_slice())?),
-                    None => drop(gaps.remove(k)?),
-                }
-            }
-        }
-        if !emptied.is_empty() || !self.lineage_gone.is_empty() {
-            let mut lineage = tx.open_table(LINEAGE)?;
-            for inc in &emptied {
-                let last_seq = self.lineage[inc].last_seq;
-                lineage.insert((inc.no, inc.rand), (last_seq, false))?;
-            }
-            for inc in &self.lineage_gone {
-                lineage.remove((inc.no, inc.rand))?;
-            }
-        }
-        if !cursors.is_empty() {
-            let mut table = tx.open_table(CURSORS)?;
-            for cursor in cursors {
-                table.insert(cursor.source.as_str(), cursor.position.as_slice())?;
-            }
-        }
-        tx.commit()?;
+        let ended: Vec<(Incarnation, u64)> = emptied
+            .iter()
+            .map(|inc| (*inc, self.lineage[inc].last_seq))
+            .collect();
+        self.changes.write(&self.db, &self.state, &ended, cursors)?;
         for inc in emptied {
             if let Some(ancestor) = self.lineage.get_mut(&inc) {
                 ancestor.held = false;
                 ancestor.told = false;
             }
         }
-        self.rows.clear();
-        self.gap_rows.clear();
-        self.lineage_gone.clear();
-        self.state_changed = false;
+        self.changes = Changes::default();
         Ok(())
     }
-}
-
-pub(super) fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, BufferError> {
-    postcard::to_stdvec(value).map_err(|e| BufferError::Damaged(e.to_string()))
 }
 
 fn raw_bytes(sample: &Sample) -> usize {

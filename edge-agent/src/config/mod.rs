@@ -1,6 +1,6 @@
 //! Configuration: a TOML file, then the environment (`TIDEWATCH_AGENT_…`), then flags.
 //!
-//! What was typed is [`raw::Raw`]; what it means is [`Settings`]. `agent.sample.toml` documents every
+//! What was typed is in `raw`; what it means is [`Settings`]. `agent.sample.toml` documents every
 //! option with its default, unit and an example, and a test keeps it complete.
 
 mod keys;
@@ -13,8 +13,7 @@ use std::time::Duration;
 use event::{AgentId, DeviceId, IdError};
 use toml::{Table, Value};
 
-pub use raw::Raw;
-
+use self::raw::Raw;
 use crate::clock::Quality;
 use crate::sources::file::{Format, Timestamps};
 use crate::sources::{Mapping, MappingError, TimeFormat, file, host, stdin};

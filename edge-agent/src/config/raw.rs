@@ -11,7 +11,6 @@ use crate::sources::file::{Format, Timestamps};
 /// What the file holds. `agent.sample.toml` says what each key means.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-#[allow(missing_docs)]
 pub struct Raw {
     pub agent: Option<String>,
     pub server: String,
@@ -49,7 +48,6 @@ impl Default for Raw {
 /// Section `[buffer]`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-#[allow(missing_docs)]
 pub struct Buffer {
     pub bytes_max: u64,
     pub cache_bytes: usize,
@@ -77,7 +75,6 @@ impl Default for Buffer {
 /// Section `[uplink]`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-#[allow(missing_docs)]
 pub struct Uplink {
     pub batch_events_max: u32,
     pub batch_bytes_max: usize,
@@ -117,7 +114,6 @@ impl Default for Uplink {
 /// One `[[source]]`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
-#[allow(missing_docs)]
 pub enum Source {
     Host(HostSource),
     Stdin(StdinSource),
@@ -127,7 +123,6 @@ pub enum Source {
 /// `kind = "host"`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default)]
-#[allow(missing_docs)]
 pub struct HostSource {
     pub name: Option<String>,
     pub device: Option<String>,
@@ -151,7 +146,6 @@ impl Default for HostSource {
 /// `kind = "stdin"`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default)]
-#[allow(missing_docs)]
 pub struct StdinSource {
     pub name: Option<String>,
     pub device: Option<String>,
@@ -187,7 +181,6 @@ impl Default for StdinSource {
 /// `kind = "file"`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default)]
-#[allow(missing_docs)]
 pub struct FileSource {
     pub name: Option<String>,
     pub path: PathBuf,

@@ -1,6 +1,6 @@
 use super::*;
 use crate::clock::{Clock, Quality};
-use crate::inbox::{self, Inbox, Pending};
+use crate::inbox::{self, Inbox};
 use crate::sources::TimeFormat;
 use event::DeviceId;
 use std::collections::BTreeMap;
@@ -42,10 +42,7 @@ async fn replay(settings: Settings, cursor: Option<Vec<u8>>) -> (Vec<String>, Ve
     let inbox = inbox();
     let feed = Feed::new(inbox.clone(), "f".to_owned(), &BTreeMap::new()).unwrap();
     let counts = run(settings, cursor, feed, CancellationToken::new()).await;
-    let mut pending = match inbox.wait(Some(Duration::ZERO), true).1 {
-        Some(pending) => pending,
-        None => Pending::default(),
-    };
+    let mut pending = inbox.wait(Some(Duration::ZERO), true).1.unwrap_or_default();
     let samples = pending
         .samples
         .iter()

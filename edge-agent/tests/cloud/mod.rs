@@ -1,0 +1,240 @@
+//! A small MQTT 3.1.1 peer that plays the cloud badly: it loses batches, loses and repeats acks, and
+//! cuts connections. What it has stored, it keeps by identity.
+
+use std::collections::BTreeMap;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use event::{
+    Ack, BatchHeader, Columns, EventTime, Gap, Incarnation, Lineage, RefusalReason, RefusedRange,
+    Sample, SeqRange, TimeRange, batch, topic,
+};
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+use rumqttc::mqttbytes::v4::{
+    ConnAck, ConnectReturnCode, Packet, PubAck, Publish, SubAck, SubscribeReasonCode,
+};
+use rumqttc::mqttbytes::{Error, QoS};
+
+/// How badly it behaves: chances out of 100 for each batch.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Faults {
+    pub(crate) lose_batch: u32,
+    pub(crate) lose_ack: u32,
+    pub(crate) repeat_ack: u32,
+    pub(crate) cut: u32,
+    pub(crate) refuse: u32,
+    /// Takes everything, answers nothing.
+    pub(crate) mute: bool,
+}
+
+#[derive(Default)]
+pub(crate) struct Stored {
+    pub(crate) events: BTreeMap<(Incarnation, u64), Sample>,
+    pub(crate) duplicates: u64,
+    pub(crate) connections: u64,
+    pub(crate) client_ids: Vec<(String, String)>,
+    pub(crate) headers: Vec<BatchHeader>,
+    pub(crate) statuses: Vec<String>,
+    pub(crate) lineage: BTreeMap<Incarnation, Lineage>,
+    pub(crate) gaps: Vec<Gap>,
+    pub(crate) unclean: Vec<TimeRange>,
+    /// Events that came behind a watermark, although nobody had them: (watermark, time).
+    pub(crate) broken_promises: Vec<(EventTime, EventTime)>,
+    promised: Option<EventTime>,
+    newest: BTreeMap<Incarnation, u64>,
+}
+
+#[derive(Clone)]
+pub(crate) struct Cloud {
+    pub(crate) address: SocketAddr,
+    stored: Arc<Mutex<Stored>>,
+    faults: Arc<Mutex<Faults>>,
+}
+
+impl Cloud {
+    pub(crate) fn start(faults: Faults, seed: u64) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let cloud = Self {
+            address: listener.local_addr().unwrap(),
+            stored: Arc::default(),
+            faults: Arc::new(Mutex::new(faults)),
+        };
+        let accepting = cloud.clone();
+        std::thread::spawn(move || {
+            for (n, stream) in listener.incoming().enumerate() {
+                let (cloud, stream) = (accepting.clone(), stream.unwrap());
+                let rng = StdRng::seed_from_u64(seed * 1000 + n as u64);
+                std::thread::spawn(move || cloud.serve(stream, rng));
+            }
+        });
+        cloud
+    }
+
+    pub(crate) fn stored(&self) -> MutexGuard<'_, Stored> {
+        self.stored.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    pub(crate) fn set_faults(&self, faults: Faults) {
+        *self.faults.lock().unwrap() = faults;
+    }
+
+    /// Waits until `condition` holds; gives up after a minute.
+    #[track_caller]
+    pub(crate) fn wait_for(&self, what: &str, condition: impl Fn(&Stored) -> bool) {
+        for _ in 0..6000 {
+            if condition(&self.stored()) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("{what} has not happened");
+    }
+
+    fn serve(&self, mut stream: TcpStream, mut rng: StdRng) {
+        let mut bytes = bytes::BytesMut::new();
+        let mut buffer = [0; 65_536];
+        loop {
+            match Packet::read(&mut bytes, 2 << 20) {
+                Ok(packet) => {
+                    if !self.take(packet, &mut stream, &mut rng) {
+                        return;
+                    }
+                }
+                Err(Error::InsufficientBytes(_)) => match stream.read(&mut buffer) {
+                    Ok(0) | Err(_) => return,
+                    Ok(n) => bytes.extend_from_slice(&buffer[..n]),
+                },
+                Err(error) => panic!("the agent sends what is no MQTT: {error}"),
+            }
+        }
+    }
+
+    fn take(&self, packet: Packet, stream: &mut TcpStream, rng: &mut StdRng) -> bool {
+        match packet {
+            Packet::Connect(connect) => {
+                let mut stored = self.stored();
+                stored.connections += 1;
+                let user = connect.login.map(|l| l.username).unwrap_or_default();
+                stored.client_ids.push((connect.client_id, user));
+                assert!(connect.clean_session && connect.last_will.is_some_and(|w| w.retain));
+                drop(stored);
+                send(
+                    stream,
+                    &Packet::ConnAck(ConnAck::new(ConnectReturnCode::Success, false)),
+                )
+            }
+            Packet::Subscribe(subscribe) => {
+                let granted = subscribe
+                    .filters
+                    .iter()
+                    .map(|f| SubscribeReasonCode::Success(f.qos));
+                let granted = granted.collect();
+                send(
+                    stream,
+                    &Packet::SubAck(SubAck::new(subscribe.pkid, granted)),
+                )
+            }
+            Packet::PingReq => send(stream, &Packet::PingResp),
+            Packet::Publish(publish) if publish.topic.ends_with("/batch") => {
+                self.take_batch(&publish, stream, rng)
+            }
+            Packet::Publish(publish) => {
+                let status = String::from_utf8(publish.payload.to_vec()).unwrap();
+                self.stored().statuses.push(status);
+                send(stream, &Packet::PubAck(PubAck::new(publish.pkid)))
+            }
+            Packet::Disconnect => false,
+            _ => true,
+        }
+    }
+
+    fn take_batch(&self, publish: &Publish, stream: &mut TcpStream, rng: &mut StdRng) -> bool {
+        let faults = *self.faults.lock().unwrap();
+        let mut happens = |chance: u32| rng.random_range(0..100) < chance;
+        // PUBACK comes whatever happens: it means nothing.
+        if !send(stream, &Packet::PubAck(PubAck::new(publish.pkid))) || happens(faults.cut) {
+            return false;
+        }
+        if faults.mute || happens(faults.lose_batch) {
+            return true;
+        }
+        let (header, body) = batch::peek(&publish.payload).unwrap();
+        let mut columns = Columns::default();
+        body.decode_into(&mut columns).unwrap();
+        let range = SeqRange {
+            incarnation: header.e_inc,
+            first: header.first_seq,
+            last: header.first_seq + u64::from(header.count).max(1) - 1,
+        };
+        let mut ack = Ack {
+            tx_no: header.tx_no,
+            ..Ack::default()
+        };
+        let agent = header.agent.clone();
+        if header.count > 0 && happens(faults.refuse) {
+            let message = "not now".to_owned();
+            ack.refused.push(RefusedRange {
+                range,
+                reason: RefusalReason::RateLimited,
+                message,
+            });
+        } else {
+            if header.count > 0 {
+                ack.ranges.push(range);
+            }
+            self.store(header, &columns);
+        }
+        if happens(faults.lose_ack) {
+            return true;
+        }
+        let message = |pkid| {
+            let mut message = Publish::new(topic::ack(&agent), QoS::AtMostOnce, ack.encode());
+            message.pkid = pkid;
+            Packet::Publish(message)
+        };
+        send(stream, &message(0)) && (!happens(faults.repeat_ack) || send(stream, &message(0)))
+    }
+
+    fn store(&self, header: BatchHeader, columns: &Columns) {
+        let mut stored = self.stored();
+        for i in 0..columns.len() {
+            let key = (header.e_inc, header.first_seq + i as u64);
+            let sample = columns.sample(i).unwrap();
+            let time = sample.time;
+            match stored.events.insert(key, sample.clone()) {
+                None => {
+                    if let Some(promised) = stored.promised.filter(|p| time < *p) {
+                        stored.broken_promises.push((promised, time));
+                    }
+                }
+                Some(before) => {
+                    assert_eq!(before, sample, "{key:?} is another event than before");
+                    stored.duplicates += 1;
+                }
+            }
+        }
+        let newest = stored.newest.entry(header.incarnation).or_default();
+        if header.tx_no > *newest {
+            *newest = header.tx_no;
+            let promised = stored
+                .promised
+                .map_or(header.low_watermark, |p| p.max(header.low_watermark));
+            stored.promised = Some(promised);
+        }
+        for entry in &header.lineage {
+            stored.lineage.insert(entry.incarnation, *entry);
+        }
+        stored.gaps.extend(&header.gaps);
+        stored.unclean.extend(header.unclean);
+        stored.headers.push(header);
+    }
+}
+
+fn send(stream: &mut TcpStream, packet: &Packet) -> bool {
+    let mut bytes = bytes::BytesMut::new();
+    packet.write(&mut bytes, 1 << 20).unwrap();
+    stream.write_all(&bytes).is_ok()
+}
