@@ -67,13 +67,17 @@ impl Stream {
         }
     }
 
+    /// The next event of this name. Comments alone do not keep a test waiting for ever.
     async fn next(&mut self, name: &str) -> Event {
-        loop {
-            let event = self.event().await;
-            if event.name == name {
-                return event;
+        let found = async {
+            loop {
+                let event = self.event().await;
+                if event.name == name {
+                    return event;
+                }
             }
-        }
+        };
+        tokio::time::timeout(PATIENCE, found).await.expect(name)
     }
 }
 
