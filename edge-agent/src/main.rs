@@ -1,5 +1,6 @@
 //! `tidewatch-agent`: reads its configuration, runs the agent, and stops in order.
 
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -103,9 +104,12 @@ fn settings(args: &Args) -> anyhow::Result<edge_agent::Settings> {
 fn start_log(filter: &str) -> anyhow::Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_new(filter)
         .with_context(|| format!("read the log filter {filter:?}"))?;
+    // Colours are for people; a journal gets plain text.
+    let colours = std::io::stderr().is_terminal();
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(colours)
         .init();
     Ok(())
 }
