@@ -57,6 +57,7 @@ fn main() {
             gate(&ingest, &made, batches)
         })
         .await;
+        check(&log, batches);
         log.close();
         let (_dir, log, ingest) = bind().await;
         let addr = ingest.local_addr().expect("the front has an address");
@@ -68,6 +69,7 @@ fn main() {
             || front(addr, &made, batches),
         )
         .await;
+        check(&log, batches);
         stop.cancel();
         running.await.expect("no panic").expect("stops");
         log.close();
@@ -227,6 +229,19 @@ async fn gate(ingest: &Ingest, made: &[(AgentId, Bytes)], batches: usize) {
     for receipt in under_way {
         stored(receipt).await;
     }
+}
+
+/// What was answered must be there.
+fn check(log: &Log, batches: usize) {
+    let ends = (0..log.partitions()).map(|p| log.end(eventlog::PartitionId(p)).0);
+    let (ends, sizes) = (ends.sum::<u64>(), log.sizes().expect("sizes"));
+    assert!(ends >= batches as u64, "{ends} records of {batches}");
+    let stored: u64 = sizes.partitions.iter().map(|p| p.stored_bytes).sum();
+    let blocks: u64 = sizes.partitions.iter().map(|p| p.blocks).sum();
+    say(&format!(
+        "  {ends} records in {blocks} blocks, {:.1} MB",
+        stored as f64 / 1e6
+    ));
 }
 
 async fn stored(receipt: ingest::broker::Receipt) {
