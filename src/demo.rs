@@ -118,7 +118,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     .await?;
     match tokio::time::timeout(FLEET_STOP_MAX, fleet).await {
         Ok(ended) => ended.context("the simulated fleet panicked")??,
-        Err(_) => tracing::warn!("the simulated fleet was still draining"),
+        Err(_) => tracing::debug!("the simulated fleet was still draining"),
     }
     Ok(ExitCode::SUCCESS)
 }

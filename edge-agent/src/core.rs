@@ -142,7 +142,12 @@ impl Core {
         wall: EventTime,
         payload: &[u8],
     ) -> Result<(u64, Ack), AckError> {
-        let ack = Ack::decode(payload)?;
+        let mut ack = Ack::decode(payload)?;
+        if ack.incarnation != self.buffer.incarnation() {
+            // It answers a transmission of an earlier life: what it names is durable all the same, but its
+            // number says nothing about a transmission of this life.
+            ack.tx_no = 0;
+        }
         let answer = self.session.ack(now, wall, &ack);
         let freed = self.buffer.ack(&answer.acked)?;
         if let Some(told) = &answer.told {

@@ -33,6 +33,9 @@ pub struct RefusedRange {
 /// acked "up to".
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Ack {
+    /// The life that sent the transmission: an answer that comes late must not be taken by the next life
+    /// for an answer to its own transmission of the same number.
+    pub incarnation: Incarnation,
     /// The transmission that is answered (0 = none): its lineage, gaps and clock data are durable too.
     pub tx_no: u64,
     /// Durable ranges.

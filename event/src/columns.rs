@@ -173,11 +173,15 @@ impl Columns {
             let metric = self.metrics.iter().position(|m| m == name);
             let metric = metric.unwrap_or_else(|| {
                 self.metrics.push(name);
-                self.series.push(Series { device: 0, metric: self.series.len() as u32 });
+                self.series.push(Series {
+                    device: 0,
+                    metric: self.series.len() as u32,
+                });
                 self.series.len() - 1
             });
             self.series_of.push(metric as u32);
-            self.times.push(sample.time.map_or(now, EventTime::as_micros));
+            self.times
+                .push(sample.time.map_or(now, EventTime::as_micros));
             self.values.push(match &sample.value {
                 Value::Number(n) => Cell::Number(*n),
                 Value::Bool(b) => Cell::Bool(*b),

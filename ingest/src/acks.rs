@@ -12,6 +12,7 @@ const MESSAGE_CHARS_MAX: usize = 200;
 /// its lineage and gaps are known to be durable.
 pub fn stored(admitted: Admitted, received_at: EventTime, now: EventTime) -> Ack {
     Ack {
+        incarnation: admitted.incarnation,
         tx_no: admitted.tx_no,
         ranges: admitted.range.into_iter().collect(),
         refused: Vec::new(),
@@ -30,6 +31,7 @@ pub fn refused(admitted: Option<Admitted>, refusal: &Refusal, received_at: Event
         last: 0,
     };
     Ack {
+        incarnation: admitted.map_or(unknown.incarnation, |a| a.incarnation),
         tx_no: admitted.map_or(0, |a| a.tx_no),
         ranges: Vec::new(),
         refused: vec![RefusedRange {

@@ -472,15 +472,26 @@ impl Views {
         o
     }
 
-    /// The newest windows of the default aggregate's first group, oldest first.
+    /// The first aggregate over the whole fleet.
+    fn default_aggregate(&self) -> Option<(u32, AggregateSpec)> {
+        let declared = read(&self.declared);
+        let i = declared
+            .aggregates
+            .iter()
+            .position(|a| a.group_by.is_empty())?;
+        Some((i as u32, declared.aggregates[i].clone()))
+    }
+
+    /// The newest windows of the default aggregate, oldest first.
     fn newest_completeness(&self) -> Vec<WindowCompleteness> {
-        let Some(window) = read(&self.declared).aggregates.first().map(|a| a.window) else {
+        let Some((number, spec)) = self.default_aggregate() else {
             return Vec::new();
         };
+        let window = spec.window;
         let Some(now) = self.parts.iter().filter_map(|p| read(p).now).max() else {
             return Vec::new();
         };
-        let key: GroupKey = (0, Group::from([]));
+        let key: GroupKey = (number, Group::from([]));
         let mut starts: BTreeSet<i64> = BTreeSet::new();
         for part in &self.parts {
             if let Some(rows) = read(part).rows.get(&key) {

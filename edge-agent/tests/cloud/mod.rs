@@ -170,6 +170,7 @@ impl Cloud {
             last: header.first_seq + u64::from(header.count).max(1) - 1,
         };
         let mut ack = Ack {
+            incarnation: header.incarnation,
             tx_no: header.tx_no,
             ..Ack::default()
         };

@@ -3,13 +3,15 @@
 //! The columns are not decoded here: admission must be cheap, and the checksum already says that they
 //! are what the agent wrote. Columns that do not decode are set aside by the processor and counted.
 
-use event::{AgentId, BatchHeader, RefusalReason, SeqRange};
+use event::{AgentId, BatchHeader, Incarnation, RefusalReason, SeqRange};
 
 use super::Refusal;
 
 /// What the answer to an admitted batch needs of its header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Admitted {
+    /// The life that sent it.
+    pub incarnation: Incarnation,
     /// The transmission.
     pub tx_no: u64,
     /// The events inside; none for a heartbeat.
@@ -26,6 +28,7 @@ impl Admitted {
             last,
         });
         Self {
+            incarnation: header.incarnation,
             tx_no: header.tx_no,
             range,
             count: header.count,

@@ -141,6 +141,7 @@ impl Sim {
                     message: "later".to_owned(),
                 };
                 let ack = event::Ack {
+                    incarnation: Incarnation::default(),
                     refused: vec![refused],
                     ..Default::default()
                 };
@@ -329,6 +330,7 @@ fn an_ack_of_a_part_deletes_that_part_only() {
     let held = line.agent.held();
     let incarnation = line.agent.incarnation();
     let part = |first, last| event::Ack {
+        incarnation: Incarnation::default(),
         ranges: vec![event::SeqRange {
             incarnation,
             first,
@@ -347,6 +349,7 @@ fn an_ack_of_a_part_deletes_that_part_only() {
     };
     line.agent.hear(
         &event::Ack {
+            incarnation: Incarnation::default(),
             ranges: vec![range],
             ..Default::default()
         },
@@ -376,6 +379,7 @@ fn the_budget_slows_down_a_backlog_only() {
     let late = 60_000_000;
     line.agent.hear(
         &event::Ack {
+            incarnation: Incarnation::default(),
             backfill_budget: Some(100),
             ..Default::default()
         },
@@ -387,6 +391,7 @@ fn the_budget_slows_down_a_backlog_only() {
         while let Some(t) = line.agent.next_batch(now, present, false) {
             sent.push(u64::from(t.events));
             let ack = event::Ack {
+                incarnation: Incarnation::default(),
                 backfill_budget: Some(100),
                 ..cloud.append(&t.bytes).1
             };

@@ -136,6 +136,7 @@ impl Cloud {
         (
             agent,
             Ack {
+                incarnation: header.incarnation,
                 tx_no: header.tx_no,
                 ranges,
                 ..Ack::default()
