@@ -7,6 +7,9 @@
 //! Aggregates: `fleet` and `by_metric`, 10 s, all functions, and a threshold rule on one metric. The
 //! first round, in which every device is new, is reported apart. Batches are made outside the measured time.
 
+// It is a program that prints figures.
+#![allow(clippy::print_stdout)]
+
 use std::fs;
 
 use event::{

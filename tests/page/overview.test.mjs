@@ -245,18 +245,18 @@ test('the zone switch changes every time shown', async (t) => {
 test('the address holds the view: a reload shows the same', async (t) => {
   const { page, faults } = await open(t);
   await ready(page);
-  await page.getByRole('button', { name: '5 min', exact: true }).click();
+  await page.getByRole('button', { name: '30 min', exact: true }).click();
   const aggregate = page.getByLabel('Aggregate');
   const options = await aggregate.locator('option').allInnerTexts();
   await aggregate.selectOption(options[0]);
   await page.getByLabel('What the chart shows').selectOption('count');
   await page.getByRole('button', { name: /Switch to the light theme/ }).click();
-  assert.match(page.url(), /aggregate=.*show=count.*range=5m.*theme=light/);
+  assert.match(page.url(), /aggregate=.*show=count.*range=30m.*theme=light/);
   await page.reload({ waitUntil: 'commit' });
   await ready(page);
   assert.equal(await page.getByLabel('Aggregate').inputValue(), options[0]);
   assert.equal(await page.getByLabel('What the chart shows').inputValue(), 'count');
-  assert.equal(await page.getByRole('button', { name: '5 min', exact: true }).getAttribute('aria-pressed'), 'true');
+  assert.equal(await page.getByRole('button', { name: '30 min', exact: true }).getAttribute('aria-pressed'), 'true');
   assert.equal(await page.evaluate(() => document.documentElement.dataset.theme), 'light');
   assert.deepEqual(faults, []);
 });

@@ -431,7 +431,7 @@ pub struct PartitionReport {
     pub devices: u64,
     /// Windows held.
     pub windows: u64,
-    /// Hash of the state at the newest checkpoint, hex.
+    /// Hash of the newest checkpoint's snapshot, hex: equal for equal states.
     pub state_hash: Option<String>,
 }
 

@@ -21,6 +21,8 @@ use crate::part::{
 };
 
 const SECOND: i64 = 1_000_000;
+/// The last microsecond of the year 9999.
+const TIME_MAX: i64 = 253_402_300_799_999_999;
 /// A window settles no earlier than this after its end (ingest time).
 pub const SETTLE_AFTER: i64 = 5 * SECOND;
 /// A window settles at the latest this long after its end (ingest time).
@@ -61,6 +63,9 @@ pub enum QueryError {
         /// Window length.
         seconds: i64,
     },
+    /// A time that no window has.
+    #[error("{0} is not a time between the years 1970 and 9999")]
+    TimeOutOfRange(String),
     /// The cursor was not made here.
     #[error("the cursor is not one that this list gave out")]
     BadCursor,
@@ -118,7 +123,8 @@ struct Part {
     status: StatusCounts,
     lag: Option<LagReport>,
     alerts: BTreeMap<String, Alert>,
-    alert_order: VecDeque<String>,
+    /// Ended ones in the order of their end.
+    ended_alerts: VecDeque<String>,
     quarantine_totals: BTreeMap<&'static str, u64>,
     quarantine: VecDeque<QuarantineItem>,
     incidents: VecDeque<Incident>,
@@ -317,23 +323,18 @@ impl Views {
         self.pending().overview = true;
     }
 
-    /// Takes the newest form of an alert. The oldest resolved ones give way beyond [`RING`].
+    /// Takes the newest form of an alert. Beyond [`RING`] resolved ones the oldest give way.
     pub fn put_alert(&self, partition: u16, alert: Alert) {
         let id = alert.id.clone();
         {
             let mut part = write(&self.parts[usize::from(partition)]);
-            if part.alerts.insert(id.clone(), alert).is_none() {
-                part.alert_order.push_back(id.clone());
+            let ended = alert.state == "resolved";
+            let old = part.alerts.insert(id.clone(), alert);
+            if ended && old.is_none_or(|old| old.state != "resolved") {
+                part.ended_alerts.push_back(id.clone());
             }
-            while part.alert_order.len() > RING {
-                let Some(i) = part
-                    .alert_order
-                    .iter()
-                    .position(|id| part.alerts.get(id).is_none_or(|a| a.state == "resolved"))
-                else {
-                    break;
-                };
-                if let Some(old) = part.alert_order.remove(i) {
+            while part.ended_alerts.len() > RING {
+                if let Some(old) = part.ended_alerts.pop_front() {
                     part.alerts.remove(&old);
                 }
             }
@@ -765,6 +766,9 @@ impl Views {
                     .as_str()
                     .into(),
             );
+        }
+        if !(0..=TIME_MAX).contains(&start) {
+            return Err(QueryError::TimeOutOfRange(Time(start).to_string()));
         }
         if spec.window_start(start) != start {
             return Err(QueryError::Unaligned {

@@ -120,7 +120,9 @@ impl From<QueryError> for ApiError {
             QueryError::UnknownGroupKey { key, .. } | QueryError::GroupNeeded(key) => {
                 Self::bad_parameter(&format!("group.{key}"), message)
             }
-            QueryError::Unaligned { .. } => Self::bad_parameter("start", message),
+            QueryError::Unaligned { .. } | QueryError::TimeOutOfRange(_) => {
+                Self::bad_parameter("start", message)
+            }
             QueryError::BadCursor => Self::bad_parameter("after", message),
         }
     }

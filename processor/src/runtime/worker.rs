@@ -42,6 +42,8 @@ pub(super) struct Worker {
     saved_ingest: Option<i64>,
     saved_hash: Option<u64>,
     next_checkpoint: Instant,
+    /// Notices of the present state were not saved: it must not be either.
+    abandoned: bool,
     marks: VecDeque<Mark>,
     bytes: u64,
     last_report: Option<Instant>,
@@ -101,6 +103,7 @@ impl Worker {
             saved_ingest,
             saved_hash: None,
             next_checkpoint: now + turn,
+            abandoned: false,
             marks: VecDeque::new(),
             bytes: 0,
             last_report: None,
@@ -119,7 +122,7 @@ impl Worker {
         while self.offset() < end && !stop.load(Ordering::Acquire) {
             self.read(&mut fx)?;
             // Views are filled from the state when it is whole; notices cannot be had later.
-            self.outbox.put(&std::mem::take(&mut fx.notices))?;
+            self.save_notices(&mut fx, stop);
             let mut quarantine = std::mem::take(&mut fx.quarantine);
             let mut incidents = std::mem::take(&mut fx.incidents);
             quarantine.drain(..quarantine.len().saturating_sub(RING));
@@ -133,7 +136,7 @@ impl Worker {
         }
         self.state().publish(&mut fx);
         fx.declared = None;
-        self.publish(&mut fx)?;
+        self.publish(&mut fx, stop);
         caught_up();
         loop {
             if self.offset() == self.log.end(partition) {
@@ -145,7 +148,7 @@ impl Worker {
                 self.log.wait(partition, offset, NAP);
             }
             self.read(&mut fx)?;
-            self.publish(&mut fx)?;
+            self.publish(&mut fx, stop);
             self.checkpoint_if_due();
             self.report();
         }
@@ -177,11 +180,32 @@ impl Worker {
         Ok(())
     }
 
+    /// Notices must be durable before a checkpoint says that they were made: on a full disk the
+    /// partition waits here, and ingest acknowledges nothing meanwhile either.
+    fn save_notices(&mut self, fx: &mut Effects, stop: &AtomicBool) {
+        while let Err(error) = self.outbox.put(&fx.notices) {
+            tracing::error!(
+                partition = self.number,
+                "failed to save notices, trying again in {CHECKPOINT_RETRY:?}: {error:#}"
+            );
+            let since = Instant::now();
+            while since.elapsed() < CHECKPOINT_RETRY {
+                if stop.load(Ordering::Acquire) {
+                    // No checkpoint is saved after this, so the next start makes them again.
+                    self.abandoned = true;
+                    return;
+                }
+                std::thread::sleep(NAP);
+            }
+        }
+        fx.notices.clear();
+    }
+
     /// Hands effects on. Notices are durable before anything shows.
-    fn publish(&mut self, fx: &mut Effects) -> anyhow::Result<()> {
+    fn publish(&mut self, fx: &mut Effects, stop: &AtomicBool) {
         let n = self.number;
+        self.save_notices(fx, stop);
         let mut fx = std::mem::take(fx);
-        self.outbox.put(&fx.notices)?;
         if let Some(declared) = fx.declared.take() {
             let rules = declared
                 .rules
@@ -215,11 +239,10 @@ impl Worker {
                 .collect();
             self.views.put_troubles(n, reasons, s.incidents);
         }
-        Ok(())
     }
 
     fn checkpoint_if_due(&mut self) {
-        if Instant::now() < self.next_checkpoint || !self.state().at_rest() {
+        if Instant::now() < self.next_checkpoint || !self.state().at_rest() || self.abandoned {
             return;
         }
         let began = Instant::now();
@@ -242,6 +265,7 @@ impl Worker {
         // If the newest step was in the second of the one before, the state cannot be saved now; the log
         // has it.
         if self.state().at_rest()
+            && !self.abandoned
             && let Err(error) = self.checkpoint()
         {
             tracing::warn!(

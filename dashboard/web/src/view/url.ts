@@ -30,7 +30,7 @@ export const DEFAULT_VIEW: ViewState = {
   aggregate: null,
   group: {},
   show: 'values',
-  rangeMinutes: 15,
+  rangeMinutes: 5,
   end: null,
   zone: 'utc',
   theme: null,
