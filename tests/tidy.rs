@@ -185,7 +185,7 @@ fn pure_code_knows_no_clock_no_randomness_and_no_io() {
 #[test]
 fn the_core_does_not_depend_on_the_order_of_hash_maps() {
     // Maps of the core are looked up, never walked: what is walked is an array or an ordered map.
-    let maps = ["series_index", "group_index", "window_index", "self.numbers"];
+    let maps = ["wide_series", "group_index", "window_index", "self.numbers"];
     let walks = [
         ".iter()",
         ".keys()",

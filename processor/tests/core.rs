@@ -394,6 +394,25 @@ fn a_new_aggregate_expects_the_devices_that_are_known() {
     b.restart();
 }
 
+#[test]
+fn a_device_with_very_many_metrics_keeps_them_apart() {
+    let mut b = Bench::new(&[]);
+    let at = |i: usize, t: i64| sample("d1", &format!("m{i}"), T0 + t, Value::Number(i as f64));
+    let first: Vec<Sample> = (0..60).map(|i| at(i, 1)).collect();
+    b.at(T0 + 2 * S, &[batch_record("gw", 1, 1, &first, T0 + 2 * S)]);
+    b.restart();
+    let second: Vec<Sample> = (0..60).rev().map(|i| at(i, 2)).collect();
+    b.at(
+        T0 + 4 * S,
+        &[batch_record("gw", 2, 61, &second, T0 + 4 * S)],
+    );
+    assert_eq!(b.p.sizes().series, 60);
+    for i in 0..60 {
+        let r = b.row(1, &[&format!("m{i}")], T0);
+        assert_eq!((r.count, r.min, r.max), (2, i as f64, i as f64));
+    }
+}
+
 /// Events of each agent, and what arrives when: (agent, first seq, last seq).
 type Deliveries = (Vec<Vec<Sample>>, Vec<(usize, u64, u64)>);
 

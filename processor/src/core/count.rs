@@ -24,6 +24,8 @@ const TIME_MIN: i64 = 1_577_836_800_000_000;
 /// An event time may be this far ahead of ingest time (P5).
 const AHEAD_MAX: i64 = 5 * 60 * 1_000_000;
 const NONE: u32 = u32::MAX;
+/// Up to so many series of a device are looked through.
+const FEW_SERIES: usize = 16;
 
 /// Where a batch comes from.
 pub(crate) struct Origin {
@@ -327,14 +329,13 @@ impl Partition {
                 number
             }
         };
-        if let Some(&series) = self.series_index.get(&(device, metric_number)) {
+        if let Some(series) = self.find_series(device, metric_number) {
             return Some(series);
         }
         if self.series.len() >= SERIES_MAX {
             return None;
         }
         let number = self.series.len() as u32;
-        self.series_index.insert((device, metric_number), number);
         self.series.push(SeriesState {
             device,
             metric: metric_number,
@@ -343,10 +344,51 @@ impl Partition {
             value: Value::Bool(false),
         });
         self.devices[device as usize].series.push(number);
+        self.index_wide(device, number);
         if !metric.starts_with('@') {
             self.place_series(number);
         }
         Some(number)
+    }
+
+    /// The series of a device's metric. Most devices have few: looking through them touches memory that
+    /// the event needs anyway, where a map of all series would touch some more. Only devices with many
+    /// are in a map.
+    pub(crate) fn find_series(&self, device: u32, metric: u32) -> Option<u32> {
+        let own = &self.devices[device as usize].series;
+        if own.len() > FEW_SERIES {
+            return self.wide_series.get(&(device, metric)).copied();
+        }
+        own.iter()
+            .copied()
+            .find(|&s| self.series[s as usize].metric == metric)
+    }
+
+    /// Puts a new series into the map if its device has many now.
+    pub(crate) fn index_wide(&mut self, device: u32, number: u32) {
+        let own = &self.devices[device as usize].series;
+        let new = match own.len() {
+            0..=FEW_SERIES => return,
+            // The first one too many brings the others with it.
+            n if n == FEW_SERIES + 1 => own.as_slice(),
+            _ => std::slice::from_ref(&number),
+        };
+        for &series in new {
+            self.wide_series
+                .insert((device, self.series[series as usize].metric), series);
+        }
+    }
+
+    /// The map of a restored state.
+    pub(crate) fn index_all_wide(&mut self) {
+        for (number, device) in self.devices.iter().enumerate() {
+            if device.series.len() > FEW_SERIES {
+                for &series in &device.series {
+                    let metric = self.series[series as usize].metric;
+                    self.wide_series.insert((number as u32, metric), series);
+                }
+            }
+        }
     }
 
     /// Finds the groups of a series from the declaration and the device's attributes.

@@ -166,7 +166,7 @@ impl Partition {
     pub fn recent_points(&self, id: &str, metric: &str) -> Option<Vec<Point>> {
         let device = self.device_index.get(id)?;
         let metric = self.metric_index.get(metric)?;
-        let series = *self.series_index.get(&(device, metric))?;
+        let series = self.find_series(device, metric)?;
         let state = &self.series[series as usize];
         Some(match self.recent.get(series as usize) {
             Some(ring) if !ring.is_empty() => ring

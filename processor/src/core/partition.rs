@@ -72,7 +72,8 @@ pub struct Partition {
     pub(crate) metrics: Vec<Arc<str>>,
     pub(crate) metric_index: Index,
     pub(crate) series: Vec<SeriesState>,
-    pub(crate) series_index: FxHashMap<(u32, u32), u32>,
+    /// (device, metric) → series, only of devices with many.
+    pub(crate) wide_series: FxHashMap<(u32, u32), u32>,
     pub(crate) groups: Vec<Group>,
     pub(crate) group_index: FxHashMap<(u32, GroupValues), u32>,
     /// A slab: freed cells are reused.

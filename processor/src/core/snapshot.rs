@@ -214,10 +214,6 @@ impl Partition {
             p.metric_index.insert(metric.clone(), i as u32);
         }
         p.metrics = saved.metrics;
-        for (i, series) in saved.series.iter().enumerate() {
-            p.series_index
-                .insert((series.device, series.metric), i as u32);
-        }
         p.series = saved.series;
         for (i, g) in saved.groups.into_iter().enumerate() {
             let mut group = Group::new(0, g.values.into());
@@ -237,6 +233,7 @@ impl Partition {
             }
         }
         p.devices = saved.devices;
+        p.index_all_wide();
         for group in &mut p.groups {
             group.build_index(&p.agents);
         }
