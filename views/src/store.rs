@@ -672,7 +672,13 @@ impl Views {
             counts.add(&own);
             let Some(row) = part.rows.get(&key).and_then(|rows| rows.get(&start)) else {
                 // No event here yet: that part has settled as empty, or is still awaited.
-                open |= own.expected > 0 && !is_settled(&own, part.now.unwrap_or(i64::MIN), end);
+                if own.expected > 0 {
+                    open |= !is_settled(&own, part.now.unwrap_or(i64::MIN), end);
+                    settled = (
+                        settled.0 + own.complete + own.lossy,
+                        settled.1 + own.expected,
+                    );
+                }
                 continue;
             };
             open |= row.state == RowState::Open;
@@ -734,7 +740,9 @@ impl Views {
             dormant: counts.dormant,
             completeness: counts.completeness(),
             late_events: m.late_events,
-            settled_completeness: (settled.1 > 0).then(|| settled.0 as f64 / settled.1 as f64),
+            // Parts settle one by one: as long as one is awaited, the window has not settled.
+            settled_completeness: (!open && settled.1 > 0)
+                .then(|| settled.0 as f64 / settled.1 as f64),
         })
     }
 

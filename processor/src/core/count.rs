@@ -10,7 +10,7 @@ use event::{Cell, Columns, Plain, RefusalReason, Value};
 use smallvec::SmallVec;
 use views::model::{QuarantineItem, Time};
 use views::store::SETTLE_AFTER;
-use views::{Group as GroupValues, RowState};
+use views::{Group as GroupValues, RowState, SettledCounts};
 
 use super::effects::Effects;
 use super::flush::DEADLINE;
@@ -504,7 +504,13 @@ impl Partition {
         } else {
             RowState::Open
         };
-        let window = Window::new(group, start, state);
+        let mut window = Window::new(group, start, state);
+        if settled {
+            window.settled = Some(SettledCounts {
+                done: counts.complete + counts.lossy,
+                expected: counts.expected,
+            });
+        }
         let cell = match self.free.pop() {
             Some(cell) => {
                 self.windows[cell as usize] = window;
