@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use event::slot;
 use serde_json::Value;
 
 use super::harness::{PATIENCE, Process, Server, System, run, settle, tidewatch, wait_for};
@@ -46,25 +47,43 @@ fn outstanding(server: &Server, aggregate: &str, start: i64) -> BTreeSet<(String
 
 #[test]
 fn a_window_opens_settles_incomplete_and_is_revised_to_complete() {
-    let server = System::new()
-        .config("[log]\npartitions = 1\n[[aggregates]]\nname = \"fleet\"\nwindow = \"1s\"\n")
-        .start();
+    check_life_of_a_window(1);
+}
+
+#[test]
+fn a_window_settles_as_a_whole_though_its_agents_are_in_different_partitions() {
+    check_life_of_a_window(2);
+}
+
+fn check_life_of_a_window(partitions: u16) {
+    let config = format!(
+        "[log]\npartitions = {partitions}\n[[aggregates]]\nname = \"fleet\"\nwindow = \"1s\"\n"
+    );
+    let server = System::new().config(&config).start();
     // The window must be seen open, so it ended nearly a quarter of an hour ago. If this machine is
     // too slow for so little time, take more of it.
     for (attempt, ahead) in [3, 6, 12, 24, 48].into_iter().enumerate() {
-        if life_of_a_window(&server, attempt, ahead * SECOND) {
+        if life_of_a_window(&server, partitions, attempt, ahead * SECOND) {
             return;
         }
     }
     panic!("the window was never seen open");
 }
 
-fn life_of_a_window(server: &Server, attempt: usize, ahead: i64) -> bool {
+/// An agent's id that belongs to a partition.
+fn id_in(partition: u16, partitions: u16, what: &str) -> String {
+    (0..)
+        .map(|n| format!("{what}-{n}"))
+        .find(|id| slot::partition(slot::of(id), partitions) == partition)
+        .expect("some id is there")
+}
+
+fn life_of_a_window(server: &Server, partitions: u16, attempt: usize, ahead: i64) -> bool {
     let start = (wire::now() + ahead - DEADLINE).div_euclid(SECOND) * SECOND - SECOND;
     let name = |what: &str| format!("{what}-{attempt}");
     let (near, far) = (name("near"), name("far"));
-    let mut here = Agent::connect(server, &name("gw-here"));
-    let mut away = Agent::connect(server, &name("gw-away"));
+    let mut here = Agent::connect(server, &id_in(0, partitions, &name("gw-here")));
+    let mut away = Agent::connect(server, &id_in(partitions - 1, partitions, &name("gw-away")));
     // Both are known before the window; then one goes silent.
     let before = start - 5 * SECOND;
     away.send(&[number(&far, "t", before, 1.0)], before + 1);
@@ -94,6 +113,7 @@ fn life_of_a_window(server: &Server, attempt: usize, ahead: i64) -> bool {
     assert_eq!(open["outstanding"], missing.len(), "{open}");
     let share = open["completeness"].as_f64().expect("a share");
     assert!(share < 1.0, "{open}");
+    assert_eq!(open["settled_completeness"], Value::Null, "{open}");
 
     let settled = wait_for("the window to settle", || {
         row(server, "fleet", start).filter(|r| r["state"] != "open")
@@ -149,7 +169,10 @@ fn life_of_a_window(server: &Server, attempt: usize, ahead: i64) -> bool {
         "{revised}"
     );
     let revisions = [&open, &settled, &revised].map(|r| r["revision"].as_u64());
-    assert!(revisions.is_sorted_by(|a, b| a < b), "{revisions:?}");
+    assert!(revisions[1] < revisions[2], "{revisions:?}");
+    // A partition that has nothing in the window settles it without a word.
+    let is_said = partitions == 1;
+    assert!(revisions[0] < revisions[1] || !is_said, "{revisions:?}");
     assert_eq!(outstanding(server, "fleet", start), BTreeSet::new());
     true
 }
