@@ -373,7 +373,10 @@ impl Views {
     /// Takes the newest form of a notification.
     pub fn put_notification(&self, notification: Notification) {
         let mut all = write(&self.notifications);
-        match all.iter_mut().find(|n| n.id == notification.id) {
+        // The same notice goes to every target under the same id.
+        let same =
+            |n: &&mut Notification| n.id == notification.id && n.target == notification.target;
+        match all.iter_mut().find(same) {
             Some(old) => *old = notification,
             None => push_ring(&mut all, notification),
         }

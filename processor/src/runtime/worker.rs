@@ -89,6 +89,23 @@ impl Worker {
         let turns = u32::from(log.partitions());
         let turn = settings.checkpoint_every * (u32::from(number) + 1) / turns;
         let saved_ingest = saved.map(|_| state.now());
+        // Marks of an earlier life are not kept: what was old enough then is found again.
+        let mut marks = VecDeque::new();
+        if let (Some(offset), Some(ingest)) = (saved, saved_ingest) {
+            let horizon = horizon(clock, settings);
+            if let Some(old) = newest_before(log, partition, offset, horizon)? {
+                marks.push_back(Mark {
+                    offset: old,
+                    ingest: i64::MIN,
+                    bytes: 0,
+                });
+            }
+            marks.push_back(Mark {
+                offset,
+                ingest,
+                bytes: 0,
+            });
+        }
         let state = Arc::new(RwLock::new(state));
         views.add_device_source(Arc::new(Lookup(state.clone())));
         Ok(Self {
@@ -104,7 +121,7 @@ impl Worker {
             saved_hash: None,
             next_checkpoint: now + turn,
             abandoned: false,
-            marks: VecDeque::new(),
+            marks,
             bytes: 0,
             last_report: None,
         })
@@ -315,8 +332,7 @@ impl Worker {
 
     /// Trims the log to the newest mark that is old enough, or that has too many bytes behind it.
     fn trim(&mut self) -> anyhow::Result<()> {
-        let keep = i64::try_from(self.settings.log_keep.as_micros()).unwrap_or(i64::MAX);
-        let horizon = (self.clock)().saturating_sub(keep);
+        let horizon = horizon(&self.clock, &self.settings);
         let most = self.settings.log_keep_bytes / u64::from(self.log.partitions());
         let old = |m: &Mark| m.ingest < horizon || self.bytes.saturating_sub(m.bytes) > most;
         let due = self.marks.iter().take_while(|m| old(m)).count();
@@ -377,5 +393,76 @@ impl Worker {
                 },
             );
         }
+    }
+}
+
+/// Records that entered before this may go.
+fn horizon(clock: &Clock, settings: &Settings) -> i64 {
+    let keep = i64::try_from(settings.log_keep.as_micros()).unwrap_or(i64::MAX);
+    clock().saturating_sub(keep)
+}
+
+/// The newest place in the log, not behind `end`, before which every record entered before `horizon`; none
+/// if there is nothing to trim. A binary search: ingest time does not decrease within a partition.
+fn newest_before(
+    log: &Log,
+    partition: PartitionId,
+    end: Offset,
+    horizon: i64,
+) -> anyhow::Result<Option<Offset>> {
+    let first = log.first(partition).0;
+    let (mut low, mut high) = (first, end.0);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        let block = log.read(partition, Offset(middle), 1)?;
+        let old = block.first().is_some_and(|b| b.ingest_time < horizon);
+        if old {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    Ok((low > first).then_some(Offset(low)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicI64;
+
+    use bytes::Bytes;
+
+    use super::*;
+
+    #[test]
+    fn what_may_be_trimmed_is_found_by_ingest_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let time = Arc::new(AtomicI64::new(0));
+        let clock: Clock = {
+            let time = time.clone();
+            Arc::new(move || time.load(Ordering::Relaxed))
+        };
+        let settings = eventlog::Settings {
+            partitions: 1,
+            ..eventlog::Settings::default()
+        };
+        let log = Log::open(dir.path(), settings, clock).unwrap();
+        let p = PartitionId(0);
+        for t in 1..=10 {
+            time.store(t * 100, Ordering::Relaxed);
+            // Three records a block: offsets 3t-3 .. 3t.
+            log.append_blocking(p, vec![Bytes::from_static(b"x"); 3])
+                .unwrap();
+        }
+        let found = |end, horizon| newest_before(&log, p, Offset(end), horizon).unwrap();
+        assert_eq!(found(30, 100), None);
+        assert_eq!(found(30, 101), Some(Offset(3)));
+        assert_eq!(found(30, 550), Some(Offset(15)));
+        assert_eq!(
+            found(7, 550),
+            Some(Offset(7)),
+            "never behind the checkpoint"
+        );
+        assert_eq!(found(30, 5000), Some(Offset(30)));
+        log.close();
     }
 }
