@@ -8,6 +8,7 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64_with_seed};
 use crate::block::array;
 use crate::outbox::{self, OutboxRow};
 use crate::store::{Fault, Store};
+use crate::tail::{PARTITIONS, stored};
 use crate::{Error, Log, Offset, PartitionId};
 
 /// One per partition: offset, length and checksum of the snapshot.
@@ -60,7 +61,11 @@ impl Log {
         checkpoint: Checkpoint,
     ) -> Result<(), Error> {
         self.check(partition)?;
-        let end = self.end(partition);
+        let mut end = self.end(partition);
+        if checkpoint.offset > end {
+            // Who reads may be ahead of the announcement: what came back is durable before it is announced.
+            end = self.durable_end(partition)?;
+        }
         let first = self.first(partition);
         let store = &self.inner().state;
         store.write(|txn| {
@@ -103,6 +108,14 @@ impl Log {
             }
             heads.insert(partition.0, head.encode(partition).as_slice())?;
             outbox::insert_absent(txn, &checkpoint.outbox)
+        })
+    }
+
+    fn durable_end(&self, partition: PartitionId) -> Result<Offset, Error> {
+        let store = &self.inner().log;
+        store.read(|txn| {
+            let tail = stored(store, &txn.open_table(PARTITIONS)?, partition)?;
+            Ok(Offset(tail.end))
         })
     }
 

@@ -57,6 +57,29 @@ fn read(log: &Log, partition: PartitionId, from: u64) -> Vec<(u64, i64, Vec<Stri
 }
 
 #[test]
+fn a_reader_ahead_of_the_announcement_can_save_what_it_has_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    append(&log, P1, &["a"]);
+    let announced = log.inner().tails.get(P1).unwrap();
+    append(&log, P1, &["b"]);
+    // The moment between the write and its announcement.
+    log.inner().tails.set(P1, announced);
+    assert_eq!(log.end(P1), Offset(1));
+    assert_eq!(read(&log, P1, 1).len(), 1);
+    let at = |offset| Checkpoint {
+        offset: Offset(offset),
+        ..Checkpoint::default()
+    };
+    log.commit(P1, None, at(2)).unwrap();
+    let beyond = log.commit(P1, Some(Offset(2)), at(3)).unwrap_err();
+    assert!(
+        matches!(beyond, Error::CheckpointOutOfRange { .. }),
+        "{beyond}"
+    );
+}
+
+#[test]
 fn records_read_back_by_offset_also_after_reopening() {
     let dir = tempfile::tempdir().unwrap();
     let log = open(dir.path());
