@@ -1,5 +1,8 @@
 //! Every value reads back, and bytes from strangers never panic.
 
+// One test says how large a batch came out.
+#![allow(clippy::print_stdout)]
+
 use event::batch::{self, BYTES_MAX};
 use event::{
     Ack, AgentId, BatchHeader, ClockQuality, ClockState, Columns, Command, DecodeError, DeviceId,
