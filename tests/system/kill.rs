@@ -241,8 +241,9 @@ fn expected(truth: &Path, files: &[PathBuf]) -> (Windows, u64) {
     assert_eq!(summary["outstanding"], 0, "{summary}");
     let mut made = summary["events"].as_u64().unwrap();
     let mut windows = oracle::rows(&text)[&10].clone();
+    let messages = tempfile::tempdir().unwrap();
     for file in files {
-        let part = &oracle::of_csv(file, "id", "ts", &[10], None)[&10];
+        let part = &oracle::of_csv(file, "id", "ts", &[10], messages.path())[&10];
         assert_eq!(part.events(), 3 * u64::from(ROWS));
         made += part.events();
         windows = windows.with(part);

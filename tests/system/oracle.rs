@@ -98,15 +98,15 @@ impl Windows {
     }
 }
 
-/// What the script makes of a CSV file, by window length in seconds. With `messages` it also writes
-/// the rows as JSON messages there, a file per device.
+/// What the script makes of a CSV file, by window length in seconds. It also writes the rows as JSON
+/// messages into the folder `messages`, a file per device.
 #[track_caller]
 pub fn of_csv(
     file: &Path,
     device: &str,
     time: &str,
     lengths: &[u64],
-    messages: Option<&Path>,
+    messages: &Path,
 ) -> BTreeMap<u64, Windows> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/oracle/windows.py");
     let mut python = command("python3");
@@ -115,9 +115,7 @@ pub fn of_csv(
     for length in lengths {
         python.arg("--window").arg(length.to_string());
     }
-    if let Some(folder) = messages {
-        python.arg("--messages").arg(folder);
-    }
+    python.arg("--messages").arg(messages);
     let said = run(&mut python);
     assert_eq!(said.code, Some(0), "the oracle failed: {}", said.err);
     rows(&said.out)

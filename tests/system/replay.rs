@@ -81,30 +81,71 @@ fn made(dir: &Path) -> Data {
     }
 }
 
-#[track_caller]
-fn check_through_agent(server: &Server, data: &Data) {
-    let tables = format!(
-        "[[source]]\nkind = \"file\"\npath = {:?}\nspeed = 0.0\ntime_format = \"s\"\n\
-         device_column = {:?}\ntime_column = {:?}\n",
-        data.file, data.device, data.time
-    );
-    let mut agent = EdgeAgent::new(server, "replay-1", &tables);
-    agent.start();
-    agent.wait_done();
-    expect_all(server, data, None);
+/// How the data comes in.
+#[derive(Clone, Copy, PartialEq)]
+enum Way {
+    /// The agent reads the file itself.
+    Agent,
+    /// The agent reads the messages that plain devices would send, a file for each device.
+    AgentJson,
+    /// `mosquitto_pub` sends those messages, a process for each device.
+    Mosquitto,
 }
 
-/// Every row of every aggregate, and the ledger.
+/// Sends the data in, and compares every row of every aggregate, and the ledger.
 #[track_caller]
-fn expect_all(server: &Server, data: &Data, messages: Option<&Path>) {
-    let truth = oracle::of_csv(&data.file, data.device, data.time, &[10, 60], messages);
-    if let Some(messages) = messages {
-        publish(server, messages);
+fn check(server: &Server, data: &Data, way: Way) {
+    if way == Way::Mosquitto && !is_installed("mosquitto_pub") {
+        skipped("mosquitto_pub is not installed (Debian: mosquitto-clients)");
+        return;
+    }
+    let messages = server.dir().join("messages");
+    std::fs::create_dir(&messages).unwrap();
+    let truth = oracle::of_csv(&data.file, data.device, data.time, &[10, 60], &messages);
+    match way {
+        Way::Mosquitto => publish(server, &messages),
+        Way::Agent => {
+            let (file, device, time) = (&data.file, data.device, data.time);
+            let source = format!(
+                "path = {file:?}\ndevice_column = {device:?}\ntime_column = {time:?}\ntime_format = \"s\"\n"
+            );
+            replay(server, &[source]);
+        }
+        Way::AgentJson => {
+            let source = |(device, file): (String, PathBuf)| {
+                format!("path = {file:?}\nformat = \"jsonl\"\ndevice = {device:?}\n")
+            };
+            let sources: Vec<String> = files_of(&messages).into_iter().map(source).collect();
+            replay(server, &sources);
+        }
     }
     oracle::expect(server, "fleet", &truth[&10].of_all(true));
     oracle::expect(server, "by_metric", &truth[&10].of_all(false));
     oracle::expect(server, "by_metric_1m", &truth[&60].of_all(false));
     oracle::expect_ledger(server, truth[&10].events());
+}
+
+/// An agent with file sources, to their ends.
+#[track_caller]
+fn replay(server: &Server, sources: &[String]) {
+    let source = |text: &String| format!("[[source]]\nkind = \"file\"\nspeed = 0.0\n{text}");
+    let tables: String = sources.iter().map(source).collect();
+    let mut agent = EdgeAgent::new(server, "replay-1", &tables);
+    agent.start();
+    agent.wait_done();
+}
+
+/// The files of messages by device.
+#[track_caller]
+fn files_of(messages: &Path) -> Vec<(String, PathBuf)> {
+    let entries = std::fs::read_dir(messages).unwrap();
+    let files = entries.map(|entry| {
+        let entry = entry.unwrap();
+        (entry.file_name().into_string().unwrap(), entry.path())
+    });
+    let files: Vec<_> = files.collect();
+    assert!(!files.is_empty(), "there are no messages");
+    files
 }
 
 /// A `mosquitto_pub` for each device, all at once, a message for each line.
@@ -113,9 +154,8 @@ fn publish(server: &Server, messages: &Path) {
     let log = server.dir().join("mosquitto.log");
     let port = server.mqtt().port().to_string();
     let mut running = Vec::new();
-    for entry in std::fs::read_dir(messages).unwrap() {
-        let entry = entry.unwrap();
-        let topic = format!("devices/{}/telemetry", entry.file_name().to_string_lossy());
+    for (device, file) in files_of(messages) {
+        let topic = format!("devices/{device}/telemetry");
         let mut publisher = command("mosquitto_pub");
         publisher
             .args([
@@ -129,53 +169,46 @@ fn publish(server: &Server, messages: &Path) {
                 "-t",
                 &topic,
             ])
-            .stdin(File::open(entry.path()).unwrap())
+            .stdin(File::open(file).unwrap())
             .stdout(Stdio::null());
         running.push(Process::start(&topic, &mut publisher, &log));
     }
-    assert!(!running.is_empty(), "nothing to publish");
     for mut publisher in running {
         let status = publisher.wait(PATIENCE);
         assert!(status.success(), "{status}: {}", publisher.logged());
     }
 }
 
-#[track_caller]
-fn check_through_mosquitto(server: &Server, data: &Data) {
-    if !is_installed("mosquitto_pub") {
-        skipped("mosquitto_pub is not installed (Debian: mosquitto-clients)");
-        return;
-    }
-    let messages = server.dir().join("messages");
-    std::fs::create_dir(&messages).unwrap();
-    expect_all(server, data, Some(&messages));
-}
-
 #[test]
 fn a_real_file_through_the_agent_gives_the_windows_of_the_oracle() {
     let Some(data) = real() else { return };
     let mut server = System::new().config(CONFIG).start();
-    check_through_agent(&server, &data);
+    check(&server, &data, Way::Agent);
+    server.stop();
+}
+
+#[test]
+fn a_real_file_through_mosquitto_gives_the_windows_of_the_oracle() {
+    let Some(data) = real() else { return };
+    let mut server = System::new().config(CONFIG).start();
+    check(&server, &data, Way::Mosquitto);
     server.stop();
 }
 
 #[test]
 fn a_difficult_file_through_the_agent_gives_the_windows_of_the_oracle() {
     let server = System::new().config(CONFIG).start();
-    let data = made(server.dir());
-    check_through_agent(&server, &data);
+    check(&server, &made(server.dir()), Way::Agent);
 }
 
 #[test]
-fn a_real_file_through_mosquitto_gives_the_windows_of_the_oracle() {
-    let Some(data) = real() else { return };
+fn difficult_json_lines_through_the_agent_give_the_windows_of_the_oracle() {
     let server = System::new().config(CONFIG).start();
-    check_through_mosquitto(&server, &data);
+    check(&server, &made(server.dir()), Way::AgentJson);
 }
 
 #[test]
-fn a_difficult_file_through_mosquitto_gives_the_windows_of_the_oracle() {
+fn difficult_messages_through_mosquitto_give_the_windows_of_the_oracle() {
     let server = System::new().config(CONFIG).start();
-    let data = made(server.dir());
-    check_through_mosquitto(&server, &data);
+    check(&server, &made(server.dir()), Way::Mosquitto);
 }
