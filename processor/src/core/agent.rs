@@ -14,6 +14,12 @@ use super::intervals::IntervalSet;
 
 /// Closed incarnations remembered per agent (P3).
 const TOMBSTONES_MAX: usize = 64;
+/// Incarnations that are not closed, per agent. Beyond it the oldest one that nobody speaks for is closed as
+/// it is; if there is none, a new one is refused.
+const LIVES_MAX: usize = 64;
+/// Separate ranges of seqs held per incarnation. An agent that numbers without holes and has at most eight
+/// batches under way needs a few.
+const RANGES_MAX: usize = 4096;
 /// Separate stretches of loss remembered per agent; beyond it neighbours are joined.
 const LOSSES_MAX: usize = 64;
 
@@ -29,6 +35,8 @@ pub(crate) struct Life {
     lost: IntervalSet,
     /// A successor that knows nothing of it has appeared: it holds nobody back any more.
     abandoned: bool,
+    /// A successor said that nothing of it is held any more, and that this was its last seq.
+    end: Option<u64>,
 }
 
 /// What happened to the identity of an agent.
@@ -42,6 +50,8 @@ pub(crate) enum Fresh {
     Ranges(SmallVec<[(u64, u64); 2]>),
     /// Beyond the end of a closed incarnation: identity is ambiguous. Seqs up to the end are duplicates.
     Fork { last: u64 },
+    /// More incarnations or holes than an honest agent can have.
+    NoRoom,
 }
 
 /// One agent, or a plain device that is its own agent.
@@ -84,9 +94,18 @@ impl Agent {
         }
     }
 
-    fn life(&mut self, incarnation: Incarnation) -> &mut Life {
+    /// The position of an incarnation, which is added if there is room.
+    fn life(&mut self, incarnation: Incarnation) -> Option<usize> {
         if let Some(i) = self.lives.iter().position(|l| l.incarnation == incarnation) {
-            return &mut self.lives[i];
+            return Some(i);
+        }
+        if self.lives.len() >= LIVES_MAX {
+            let oldest = (0..self.lives.len())
+                .filter(|&i| self.lives[i].abandoned)
+                .min_by_key(|&i| self.lives[i].incarnation)?;
+            // Up to here all have come; what may come beyond is set aside, not taken for a duplicate.
+            let end = self.lives[oldest].seen.prefix();
+            self.bury(oldest, end);
         }
         self.lives.push(Life {
             incarnation,
@@ -95,9 +114,27 @@ impl Agent {
             seen: IntervalSet::default(),
             lost: IntervalSet::default(),
             abandoned: false,
+            end: None,
         });
-        let last = self.lives.len() - 1;
-        &mut self.lives[last]
+        Some(self.lives.len() - 1)
+    }
+
+    fn bury(&mut self, life: usize, end: u64) {
+        let life = self.lives.remove(life);
+        self.tombstones.push((life.incarnation, end));
+        if self.tombstones.len() > TOMBSTONES_MAX {
+            self.tombstones.remove(0);
+        }
+    }
+
+    /// P3: closes an incarnation of which nothing is held and nothing is missing.
+    fn close_if_done(&mut self, life: usize) {
+        let l = &self.lives[life];
+        if let Some(end) = l.end
+            && l.seen.covers_with(&l.lost, end)
+        {
+            self.bury(life, end);
+        }
     }
 
     fn tombstone(&self, incarnation: Incarnation) -> Option<u64> {
@@ -116,10 +153,17 @@ impl Agent {
                 Fresh::Fork { last: end }
             };
         }
-        let life = self.life(incarnation);
+        let Some(i) = self.life(incarnation) else {
+            return Fresh::NoRoom;
+        };
+        let life = &mut self.lives[i];
         let fresh = life.seen.missing(first, last);
         if !fresh.is_empty() {
+            if life.seen.len() >= RANGES_MAX && !life.seen.touches(first, last) {
+                return Fresh::NoRoom;
+            }
             life.seen.insert(first, last);
+            self.close_if_done(i);
         }
         Fresh::Ranges(fresh)
     }
@@ -128,14 +172,23 @@ impl Agent {
     ///
     /// `ingest` is the block's ingest time, which bounds the watermark: a fast clock advances nothing.
     pub(crate) fn take_header(&mut self, header: &BatchHeader, ingest: i64) -> Option<Conflict> {
-        let conflict = self.conflict(header);
-        let life = self.life(header.incarnation);
-        if header.tx_no > life.tx_no {
-            life.tx_no = header.tx_no;
-            life.watermark = Some(header.low_watermark.as_micros().min(ingest));
-            life.abandoned = false;
-            self.held = header.held;
-            self.clock = Some(header.clock);
+        let closed = self.tombstone(header.incarnation).is_some();
+        let conflict = if closed { None } else { self.conflict(header) };
+        // A late transmission of a closed incarnation must not bring it back: its watermark and clock are
+        // of the past. What it declares as lost is lost all the same.
+        if !closed && let Some(i) = self.life(header.incarnation) {
+            let life = &mut self.lives[i];
+            if header.tx_no > life.tx_no {
+                life.tx_no = header.tx_no;
+                life.watermark = Some(header.low_watermark.as_micros().min(ingest));
+                life.abandoned = false;
+                self.held = header.held;
+                self.clock = Some(header.clock);
+                // It could not have sent this without being connected.
+                if self.online.is_some() {
+                    self.online = Some(true);
+                }
+            }
         }
         if conflict.is_some() {
             self.abandon_others(header, ingest);
@@ -146,7 +199,11 @@ impl Agent {
         if let Some(range) = header.unclean {
             self.add_loss(range.from.as_micros(), range.to.as_micros());
         }
-        for entry in &header.lineage {
+        for entry in header
+            .lineage
+            .iter()
+            .filter(|e| e.incarnation != header.incarnation)
+        {
             self.take_lineage(entry);
         }
         let watermarks = self
@@ -184,6 +241,10 @@ impl Agent {
                 )));
             }
         }
+        // One with a lower number that is seen only now is late, not strange: its successor is known.
+        if self.lives.iter().any(|l| l.incarnation.no > new.no) {
+            return None;
+        }
         let stranger = self.lives.iter().find(|l| {
             !l.abandoned
                 && l.watermark.is_some()
@@ -220,35 +281,38 @@ impl Agent {
 
     fn take_gap(&mut self, gap: &Gap) {
         self.add_loss(gap.time.from.as_micros(), gap.time.to.as_micros());
-        if self.tombstone(gap.incarnation).is_none() {
-            self.life(gap.incarnation).lost.insert(gap.from, gap.to);
+        if self.tombstone(gap.incarnation).is_none()
+            && let Some(i) = self.life(gap.incarnation)
+        {
+            let lost = &mut self.lives[i].lost;
+            if lost.len() < RANGES_MAX || lost.touches(gap.from, gap.to) {
+                lost.insert(gap.from, gap.to);
+                self.close_if_done(i);
+            }
         }
     }
 
-    /// P3: an incarnation of which nothing is held and nothing is missing is closed.
+    /// Lineage is told until it is acked and then no more: what cannot be closed yet is remembered.
     fn take_lineage(&mut self, entry: &Lineage) {
-        if entry.held || self.tombstone(entry.incarnation).is_some() {
+        if self.tombstone(entry.incarnation).is_some() {
             return;
         }
-        let at = self
-            .lives
-            .iter()
-            .position(|l| l.incarnation == entry.incarnation);
-        let closed = match at {
-            Some(i) => self.lives[i]
-                .seen
-                .covers_with(&self.lives[i].lost, entry.last_seq),
-            None => entry.last_seq == 0,
-        };
-        if closed {
-            if let Some(i) = at {
-                self.lives.remove(i);
+        if let Some(i) = self.life(entry.incarnation) {
+            if !entry.held {
+                self.lives[i].end = Some(entry.last_seq);
             }
-            self.tombstones.push((entry.incarnation, entry.last_seq));
-            if self.tombstones.len() > TOMBSTONES_MAX {
-                self.tombstones.remove(0);
-            }
+            self.close_if_done(i);
         }
+    }
+
+    /// Whether a status of this incarnation is the agent's present one: a late last will of an earlier life
+    /// says nothing about the life that is connected.
+    pub(crate) fn is_present(&self, incarnation: Incarnation) -> bool {
+        self.tombstone(incarnation).is_none()
+            && self
+                .lives
+                .iter()
+                .all(|l| l.incarnation.no <= incarnation.no || l.abandoned)
     }
 
     fn add_loss(&mut self, from: i64, to: i64) {
@@ -313,7 +377,7 @@ mod tests {
     fn fresh(agent: &mut Agent, incarnation: Incarnation, first: u64, last: u64) -> u64 {
         match agent.take_range(incarnation, first, last) {
             Fresh::Ranges(r) => r.iter().map(|(a, b)| b - a + 1).sum(),
-            Fresh::Fork { .. } => panic!("fork"),
+            other => panic!("{other:?}"),
         }
     }
 
@@ -405,6 +469,58 @@ mod tests {
         // The other twin is alive after all: both count again.
         a.take_header(&header(inc(1), 2, 300), 1000);
         assert_eq!(a.progress, 300);
+    }
+
+    #[test]
+    fn a_late_transmission_of_a_closed_life_brings_nothing_back() {
+        let mut a = Agent::new("a".into(), false);
+        fresh(&mut a, inc(1), 1, 1);
+        let old = header(inc(1), 1, 100);
+        a.take_header(&old, 1000);
+        let mut h = header(inc(2), 1, 500);
+        h.lineage = vec![lineage(inc(1), 1, false)];
+        a.take_header(&h, 1000);
+        assert_eq!(a.take_header(&old, 1000), None);
+        a.take_header(&header(inc(2), 2, 900), 1000);
+        assert_eq!(a.progress, 900);
+        assert!(!a.is_present(inc(1)) && a.is_present(inc(2)));
+    }
+
+    #[test]
+    fn lineage_that_came_before_the_events_closes_when_they_come() {
+        let mut a = Agent::new("a".into(), false);
+        let mut h = header(inc(2), 1, 500);
+        h.lineage = vec![lineage(inc(1), 3, false)];
+        assert_eq!(a.take_header(&h, 1000), None);
+        // The first word of the old life comes after its successor's: late, not strange.
+        assert_eq!(a.take_header(&header(inc(1), 1, 100), 1000), None);
+        assert_eq!(a.progress, 100);
+        fresh(&mut a, inc(1), 1, 3);
+        a.take_header(&header(inc(2), 2, 900), 1000);
+        assert_eq!(a.progress, 900);
+        assert!(a.losses.is_empty());
+    }
+
+    #[test]
+    fn lives_and_holes_stay_bounded() {
+        let mut a = Agent::new("a".into(), false);
+        for no in 1..500 {
+            // Each life is a stranger to the next, as on a disk that is wiped at every boot.
+            fresh(&mut a, inc(no), 1, 5);
+            a.take_header(&header(inc(no), 1, i64::from(no)), 1000);
+        }
+        assert!(a.lives.len() <= LIVES_MAX);
+        assert_eq!(fresh(&mut a, inc(499), 1, 5), 0);
+        assert_eq!(fresh(&mut a, inc(400), 1, 5), 0, "buried with what it had");
+        for i in 0..10_000 {
+            let _ = a.take_range(inc(499), 10 + i * 2, 10 + i * 2);
+        }
+        assert_eq!(a.take_range(inc(499), 90_000, 90_000), Fresh::NoRoom);
+        assert_eq!(
+            fresh(&mut a, inc(499), 6, 9),
+            4,
+            "what joins a range still comes in"
+        );
     }
 
     #[test]

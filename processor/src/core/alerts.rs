@@ -20,6 +20,8 @@ const CAUGHT_UP: i64 = 30_000_000;
 const PAGE_DEADLINE: i64 = 60_000_000;
 /// Ended episodes remembered per partition.
 const HISTORY_MAX: usize = 200;
+/// Ended episodes shown per flush; of more, the newest.
+const ENDED_SHOWN_MAX: usize = 1000;
 
 /// An episode that has begun and not ended.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -30,6 +32,9 @@ pub(crate) struct Active {
     notified: bool,
     /// Newest value.
     value: f64,
+    /// Number of earlier episodes in the history with the same rule, series and begin: a clock that
+    /// stands still must not give two episodes one name.
+    ordinal: u32,
 }
 
 /// Where an episode is: (position of the rule, number of the series).
@@ -46,8 +51,13 @@ pub(crate) struct About<'a> {
 pub(crate) struct Alerts {
     pub(crate) rules: Vec<Rule>,
     pub(crate) active: BTreeMap<Place, Active>,
-    /// Firing and not paged yet.
+    /// Firing and not paged yet; looked through once a second.
     waiting: BTreeSet<Place>,
+    /// Those of them that began to fire in this record: most page at once.
+    fresh: Vec<Place>,
+    /// To be shown at the next flush. A batch may change an episode many times: only what it is then counts.
+    changed: BTreeSet<Place>,
+    ended: VecDeque<EndedAlert>,
     pub(crate) history: VecDeque<EndedAlert>,
 }
 
@@ -65,7 +75,7 @@ pub(crate) struct EndedAlert {
 }
 
 impl Alerts {
-    /// Steps every rule of the metric with a value; changed alerts go to `fx`.
+    /// Steps every rule of the metric with a value.
     pub(crate) fn step(
         &mut self,
         metric: &str,
@@ -81,119 +91,123 @@ impl Alerts {
             }
             let threshold = self.rules[i].threshold;
             let place = (i as u32, series);
-            let old = self.active.get(&place);
-            if old.is_none() && !threshold.is_beyond(value) {
+            let Some(active) = self.active.get_mut(&place) else {
+                let mut episode = None;
+                if threshold.is_beyond(value) {
+                    threshold.step(&mut episode, time, value);
+                }
+                if let Some(episode) = episode {
+                    self.begin(place, episode, now, value);
+                }
                 continue;
-            }
-            let mut episode = old.map(|a| a.episode);
-            let transition = threshold.step(&mut episode, time, value);
-            let mut active = match (old, episode) {
-                (Some(old), _) => old.clone(),
-                (None, Some(episode)) => Active {
-                    episode,
-                    reported: now,
-                    notified: false,
-                    value,
-                },
-                (None, None) => continue,
             };
             active.value = value;
+            let mut episode = Some(active.episode);
+            let transition = threshold.step(&mut episode, time, value);
             if let Some(episode) = episode {
                 active.episode = episode;
             }
             match transition {
-                Transition::None => {
-                    self.active.insert(place, active);
-                    continue;
-                }
-                Transition::Pending => {
-                    self.active.insert(place, active.clone());
-                }
+                Transition::None | Transition::Pending => {}
                 Transition::Fired => {
-                    self.active.insert(place, active.clone());
                     self.waiting.insert(place);
+                    self.fresh.push(place);
                 }
-                Transition::Dropped => {
-                    self.active.remove(&place);
-                    // Never fired: it leaves no trace but its own end.
-                    let (device, attributes) = about();
-                    let about = About {
-                        device: &device,
-                        attributes,
-                    };
-                    fx.alerts
-                        .push(self.alert(place, &active, Some(time), &about));
-                    continue;
-                }
-                Transition::Resolved => {
-                    let (device, attributes) = about();
-                    let about = About {
-                        device: &device,
-                        attributes,
-                    };
-                    self.end(place, &active, time, &about, fx);
+                Transition::Dropped | Transition::Resolved => {
+                    self.end(place, (time, now), about, fx);
                     continue;
                 }
             }
-            let (device, attributes) = about();
-            fx.alerts.push(self.alert(
-                place,
-                &active,
-                None,
-                &About {
-                    device: &device,
-                    attributes,
-                },
-            ));
+            self.changed.insert(place);
+        }
+    }
+
+    fn begin(&mut self, place: Place, episode: Episode, now: i64, value: f64) {
+        let rule = &self.rules[place.0 as usize].name;
+        let twins = self.history.iter().filter(|e| {
+            e.series == place.1 && e.rule == *rule && e.active.episode.began == episode.began
+        });
+        let ordinal = twins.map(|e| e.active.ordinal + 1).max().unwrap_or(0);
+        let active = Active {
+            episode,
+            reported: now,
+            notified: false,
+            value,
+            ordinal,
+        };
+        self.active.insert(place, active);
+        self.changed.insert(place);
+        if episode.firing {
+            self.waiting.insert(place);
+            self.fresh.push(place);
         }
     }
 
     fn end(
         &mut self,
         place: Place,
-        active: &Active,
-        time: i64,
-        about: &About<'_>,
+        // Event time of the end, and ingest time now.
+        (time, now): (i64, i64),
+        about: &dyn Fn() -> (String, BTreeMap<String, String>),
         fx: &mut Effects,
     ) {
-        self.active.remove(&place);
+        let Some(active) = self.active.remove(&place) else {
+            return;
+        };
         self.waiting.remove(&place);
-        let alert = self.alert(place, active, Some(time), about);
-        if active.notified {
-            fx.notices.push(Notice {
-                id: format!("{}:cleared", alert.id),
-                kind: NoticeKind::Cleared,
-                alert: alert.clone(),
-            });
-        }
-        fx.alerts.push(alert);
+        self.changed.remove(&place);
         let rule = &self.rules[place.0 as usize];
-        if self.history.len() == HISTORY_MAX {
-            self.history.pop_front();
-        }
-        self.history.push_back(EndedAlert {
+        let ended = EndedAlert {
             rule: rule.name.clone(),
             series: place.1,
-            active: active.clone(),
+            active,
             ended: time,
             severity: rule.severity.as_str().to_owned(),
             threshold: rule.threshold.raise,
             above: rule.threshold.direction == Direction::Above,
             metric: rule.metric.clone(),
-        });
+        };
+        if ended.active.notified {
+            let (device, attributes) = about();
+            let alert = ended.alert(&About {
+                device: &device,
+                attributes,
+            });
+            fx.notices.push(Notice {
+                id: format!("{}:cleared", alert.id),
+                kind: NoticeKind::Cleared,
+                at: now,
+                alert,
+            });
+        }
+        push_bounded(&mut self.history, ended.clone(), HISTORY_MAX);
+        push_bounded(&mut self.ended, ended, ENDED_SHOWN_MAX);
     }
 
-    /// Pages what is due: `progress` gives the progress of a series' agent.
-    pub(crate) fn page(
+    /// Pages what began to fire in this record, if its agent has caught up: `progress` gives the progress
+    /// of a series' agent.
+    pub(crate) fn page_fresh(
         &mut self,
         now: i64,
         progress: impl Fn(u32) -> i64,
         about: impl Fn(u32) -> (String, BTreeMap<String, String>),
         fx: &mut Effects,
     ) {
-        if self.waiting.is_empty() {
-            return;
+        for place in std::mem::take(&mut self.fresh) {
+            if progress(place.1) >= now - CAUGHT_UP {
+                self.page(place, now, &about, fx);
+            }
         }
+    }
+
+    /// Pages what has been waiting and is due.
+    pub(crate) fn page_waiting(
+        &mut self,
+        now: i64,
+        progress: impl Fn(u32) -> i64,
+        about: impl Fn(u32) -> (String, BTreeMap<String, String>),
+        fx: &mut Effects,
+    ) {
         let due: Vec<Place> = self
             .waiting
             .iter()
@@ -207,28 +221,71 @@ impl Alerts {
             .copied()
             .collect();
         for place in due {
-            self.waiting.remove(&place);
-            let Some(active) = self.active.get_mut(&place) else {
+            self.page(place, now, &about, fx);
+        }
+    }
+
+    fn page(
+        &mut self,
+        place: Place,
+        now: i64,
+        about: &impl Fn(u32) -> (String, BTreeMap<String, String>),
+        fx: &mut Effects,
+    ) {
+        if !self.waiting.remove(&place) {
+            return;
+        }
+        let Some(active) = self.active.get_mut(&place) else {
+            return;
+        };
+        active.notified = true;
+        let active = active.clone();
+        let (device, attributes) = about(place.1);
+        let alert = self.alert(
+            place,
+            &active,
+            None,
+            &About {
+                device: &device,
+                attributes,
+            },
+        );
+        self.changed.insert(place);
+        fx.notices.push(Notice {
+            id: format!("{}:raised", alert.id),
+            kind: NoticeKind::Raised,
+            at: now,
+            alert,
+        });
+    }
+
+    /// What changed since the last call, as it is now.
+    pub(crate) fn take_changed(
+        &mut self,
+        about: impl Fn(u32) -> (String, BTreeMap<String, String>),
+        fx: &mut Effects,
+    ) {
+        for ended in std::mem::take(&mut self.ended) {
+            let (device, attributes) = about(ended.series);
+            fx.alerts.push(ended.alert(&About {
+                device: &device,
+                attributes,
+            }));
+        }
+        for place in std::mem::take(&mut self.changed) {
+            let Some(active) = self.active.get(&place) else {
                 continue;
             };
-            active.notified = true;
-            let active = active.clone();
             let (device, attributes) = about(place.1);
-            let alert = self.alert(
+            fx.alerts.push(self.alert(
                 place,
-                &active,
+                active,
                 None,
                 &About {
                     device: &device,
                     attributes,
                 },
-            );
-            fx.notices.push(Notice {
-                id: format!("{}:raised", alert.id),
-                kind: NoticeKind::Raised,
-                alert: alert.clone(),
-            });
-            fx.alerts.push(alert);
+            ));
         }
     }
 
@@ -252,18 +309,7 @@ impl Alerts {
             .copied()
             .collect();
         for place in ended {
-            let active = self.active[&place].clone();
-            let (device, attributes) = about(place.1);
-            self.end(
-                place,
-                &active,
-                now,
-                &About {
-                    device: &device,
-                    attributes,
-                },
-                fx,
-            );
+            self.end(place, (now, now), &|| about(place.1), fx);
         }
         let renumber = |p: &Place| moved[p.0 as usize].map(|rule| (rule, p.1));
         self.active = std::mem::take(&mut self.active)
@@ -271,6 +317,8 @@ impl Alerts {
             .filter_map(|(p, a)| Some((renumber(&p)?, a)))
             .collect();
         self.waiting = self.waiting.iter().filter_map(renumber).collect();
+        self.changed = self.changed.iter().filter_map(renumber).collect();
+        self.fresh.clear();
         self.rules = rules;
     }
 
@@ -290,6 +338,7 @@ impl Alerts {
             active,
             waiting,
             history,
+            ..Self::default()
         }
     }
 
@@ -336,6 +385,13 @@ impl EndedAlert {
     }
 }
 
+fn push_bounded<T>(list: &mut VecDeque<T>, item: T, max: usize) {
+    if list.len() == max {
+        list.pop_front();
+    }
+    list.push_back(item);
+}
+
 fn build(
     rule: &str,
     severity: &'static str,
@@ -347,7 +403,10 @@ fn build(
 ) -> Alert {
     let began = active.episode.began;
     // The same in every replay, and different for every episode.
-    let identity = format!("{rule}\0{}\0{metric}\0{began}", about.device);
+    let mut identity = format!("{rule}\0{}\0{metric}\0{began}", about.device);
+    if active.ordinal > 0 {
+        identity.push_str(&format!("\0{}", active.ordinal));
+    }
     let state = match (ended, active.episode.firing) {
         (Some(_), _) => "resolved",
         (None, true) => "firing",

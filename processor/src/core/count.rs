@@ -473,7 +473,11 @@ impl Partition {
         };
         let window = &mut self.windows[cell as usize];
         window.devices.insert(self.series[series as usize].device);
-        window.revision = self.offset;
+        // Greater than what was emitted before: settling may have taken the number of the next record.
+        let last = window.revision;
+        window.revision = self
+            .offset
+            .max(if window.changed { last } else { last + 1 });
         if !window.changed {
             window.changed = true;
             self.changed.push(cell);

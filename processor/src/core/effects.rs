@@ -35,6 +35,8 @@ pub struct Notice {
     pub id: String,
     /// Which of the two.
     pub kind: NoticeKind,
+    /// Ingest time of the record that caused it, microseconds.
+    pub at: i64,
     /// The alert as it was then.
     pub alert: Alert,
 }

@@ -50,6 +50,10 @@ impl Partition {
                     .push((aggregate, group.values.clone(), group.index.clone()));
             }
         }
+        let mut alerts = std::mem::take(&mut self.alerts);
+        alerts.page_waiting(self.now, |s| self.progress_of(s), |s| self.about(s), fx);
+        alerts.take_changed(|s| self.about(s), fx);
+        self.alerts = alerts;
         self.settle();
         self.forget(fx);
         for cell in std::mem::take(&mut self.changed) {

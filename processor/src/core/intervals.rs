@@ -53,21 +53,47 @@ impl IntervalSet {
         }
     }
 
+    /// Whether `first..=last` overlaps or touches a range that is there.
+    pub(crate) fn touches(&self, first: u64, last: u64) -> bool {
+        let at = self
+            .ranges
+            .partition_point(|r| r.1.saturating_add(1) < first);
+        self.ranges
+            .get(at)
+            .is_some_and(|r| r.0 <= last.saturating_add(1))
+    }
+
     /// How many ranges there are.
     pub(crate) fn len(&self) -> usize {
         self.ranges.len()
     }
 
-    /// Whether the set together with `other` holds exactly all of `1..=last`.
+    /// The last number up to which nothing is missing from 1 on; 0 if 1 is missing.
+    pub(crate) fn prefix(&self) -> u64 {
+        self.ranges
+            .first()
+            .map_or(0, |r| if r.0 == 1 { r.1 } else { 0 })
+    }
+
+    /// Whether the set together with `other` holds exactly all of `1..=last`: one walk over both.
     pub(crate) fn covers_with(&self, other: &Self, last: u64) -> bool {
-        let mut all = self.clone();
-        for &(a, b) in &other.ranges {
-            all.insert(a, b);
-        }
-        match all.ranges.as_slice() {
-            [] => last == 0,
-            [(1, end)] => *end == last,
-            _ => false,
+        let (mut a, mut b) = (self.ranges.as_slice(), other.ranges.as_slice());
+        let mut covered = 0u64;
+        loop {
+            let next = match (a.first(), b.first()) {
+                (Some(x), Some(y)) if y.0 < x.0 => &mut b,
+                (Some(_), _) => &mut a,
+                (None, Some(_)) => &mut b,
+                (None, None) => return covered == last,
+            };
+            let Some((&(from, to), rest)) = next.split_first() else {
+                return false;
+            };
+            if from > covered + 1 {
+                return false;
+            }
+            covered = covered.max(to);
+            *next = rest;
         }
     }
 }

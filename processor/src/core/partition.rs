@@ -184,9 +184,14 @@ impl Partition {
                     self.set_aside(refused.reason, item, fx);
                 }
                 Record::Status(status) => {
-                    if let Some(agent) = self.agent(status.agent.as_str(), false) {
-                        self.contact(agent);
-                        self.agents[agent as usize].online = Some(status.status.online);
+                    if let Some(number) = self.agent(status.agent.as_str(), false) {
+                        let incarnation = status.status.incarnation.parse();
+                        let agent = &mut self.agents[number as usize];
+                        if incarnation.is_ok_and(|i| !agent.is_present(i)) {
+                            return;
+                        }
+                        agent.online = Some(status.status.online);
+                        self.contact(number);
                     }
                 }
                 Record::Tick => {}
@@ -252,6 +257,10 @@ impl Partition {
                         fx,
                     );
                     self.incident(header.agent.as_str(), message, fx);
+                }
+                Fresh::NoRoom => {
+                    let what = "incarnations or holes in the numbering of this agent";
+                    self.no_room(header.agent.as_str(), what, count, fx);
                 }
             }
         }
@@ -366,12 +375,14 @@ impl Partition {
 
     fn page(&mut self, fx: &mut Effects) {
         let mut alerts = std::mem::take(&mut self.alerts);
-        let progress = |series: u32| {
-            let device = &self.devices[self.series[series as usize].device as usize];
-            self.agents[device.agent as usize].progress
-        };
-        alerts.page(self.now, progress, |series| self.about(series), fx);
+        alerts.page_fresh(self.now, |s| self.progress_of(s), |s| self.about(s), fx);
         self.alerts = alerts;
+    }
+
+    /// How far the agent of a series is known to be complete.
+    pub(crate) fn progress_of(&self, series: u32) -> i64 {
+        let device = &self.devices[self.series[series as usize].device as usize];
+        self.agents[device.agent as usize].progress
     }
 
     /// Takes aggregates and rules. What is declared as before keeps its state; a new aggregate begins
