@@ -5,6 +5,7 @@
 //! sent only after the begin was accepted.
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context;
@@ -46,6 +47,8 @@ struct Row {
     body: String,
     /// For the order of delivery: ingest time at which the episode was learned; its end is one later.
     made: i64,
+    /// Ingest time of the record that caused it.
+    at: i64,
     /// When it was first tried.
     since: Option<i64>,
     state: State,
@@ -95,6 +98,8 @@ pub struct Outbox {
     targets: Arc<Vec<Target>>,
     inner: Arc<Mutex<Inner>>,
     news: Arc<Notify>,
+    /// For each partition the ingest time of its newest checkpoint: a replay makes no notice older than that.
+    saved: Arc<Vec<AtomicI64>>,
 }
 
 fn key(target: &str, notice: &str) -> Vec<u8> {
@@ -128,7 +133,17 @@ impl Outbox {
             targets: Arc::new(targets),
             inner: Arc::new(Mutex::new(inner)),
             news: Arc::new(Notify::new()),
+            saved: Arc::new(
+                (0..log.partitions())
+                    .map(|_| AtomicI64::new(i64::MIN))
+                    .collect(),
+            ),
         })
+    }
+
+    /// Notes that a partition's state as of `ingest` is saved.
+    pub(crate) fn note_saved(&self, partition: u16, ingest: i64) {
+        self.saved[usize::from(partition)].store(ingest, Ordering::Release);
     }
 
     /// Adds notices for every target. When this returns they are durable; known ones are left alone.
@@ -184,6 +199,7 @@ impl Outbox {
             target: target.name.clone(),
             body: crate::webhook::body(notice),
             made,
+            at: notice.at,
             since: None,
             state: State::Queued,
             attempts: 0,
@@ -349,15 +365,21 @@ impl Outbox {
         }
     }
 
-    /// Forgets the oldest finished rows beyond the limit.
+    /// Forgets the oldest finished rows beyond the limit, but none that a replay could make again.
     fn forget_old(&self) -> anyhow::Result<()> {
+        let saved = self
+            .saved
+            .iter()
+            .map(|t| t.load(Ordering::Acquire))
+            .min()
+            .unwrap_or(i64::MIN);
         let mut old = Vec::new();
         {
             let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
             let finished: Vec<Place> = inner
                 .rows
                 .iter()
-                .filter(|(_, r)| r.state != State::Queued)
+                .filter(|(_, r)| r.state != State::Queued && r.at < saved)
                 .map(|(place, _)| place.clone())
                 .collect();
             for place in finished
@@ -365,8 +387,9 @@ impl Outbox {
                 .take(finished.len().saturating_sub(DELIVERED_MAX))
             {
                 if let Some(row) = inner.rows.remove(place) {
-                    // `known` keeps the id, so that a replay in this run does not bring it back.
-                    old.push(key(&row.target, &row.notice));
+                    let key = key(&row.target, &row.notice);
+                    inner.known.remove(&key);
+                    old.push(key);
                 }
             }
         }

@@ -28,14 +28,16 @@ const VERSION: u8 = 1;
 pub enum RestoreError {
     /// Written by another version of this program.
     #[error(
-        "the snapshot has version {found}, this program reads {VERSION}; start the version that wrote it, or delete the state file to rebuild it from the log"
+        "the snapshot has version {found}, this program reads {VERSION}; start the version that wrote it"
     )]
     Version {
         /// What it says.
         found: u8,
     },
     /// Bytes that do not decode.
-    #[error("the {what} does not decode; delete the state file to rebuild it from the log")]
+    #[error(
+        "the {what} does not decode; restore the data folder from a backup, or delete it to begin anew"
+    )]
     Damaged {
         /// Snapshot or row.
         what: String,

@@ -70,7 +70,7 @@ impl Worker {
                 let state = Partition::restore(&stored.snapshot, rows)?;
                 anyhow::ensure!(
                     state.offset() == stored.offset.0,
-                    "the snapshot is of offset {}, its checkpoint says {}; delete the state file to rebuild it from the log",
+                    "the snapshot is of offset {}, its checkpoint says {}; restore the data folder from a backup, or delete it to begin anew",
                     state.offset(),
                     stored.offset
                 );
@@ -89,6 +89,9 @@ impl Worker {
         let turns = u32::from(log.partitions());
         let turn = settings.checkpoint_every * (u32::from(number) + 1) / turns;
         let saved_ingest = saved.map(|_| state.now());
+        if let Some(ingest) = saved_ingest {
+            outbox.note_saved(number, ingest);
+        }
         // Marks of an earlier life are not kept: what was old enough then is found again.
         let mut marks = VecDeque::new();
         if let (Some(offset), Some(ingest)) = (saved, saved_ingest) {
@@ -135,25 +138,24 @@ impl Worker {
     pub(super) fn run(mut self, stop: &AtomicBool, caught_up: impl FnOnce()) -> anyhow::Result<()> {
         let partition = PartitionId(self.number);
         let end = self.log.end(partition);
-        let mut fx = Effects::default();
+        // What was refused is in no state, only in the log: the newest of it is kept for the views.
+        let mut seen = Effects::default();
         while self.offset() < end && !stop.load(Ordering::Acquire) {
-            self.read(&mut fx)?;
-            // Views are filled from the state when it is whole; notices cannot be had later.
-            self.save_notices(&mut fx, stop);
-            let mut quarantine = std::mem::take(&mut fx.quarantine);
-            let mut incidents = std::mem::take(&mut fx.incidents);
-            quarantine.drain(..quarantine.len().saturating_sub(RING));
-            incidents.drain(..incidents.len().saturating_sub(RING));
-            fx = Effects {
-                quarantine,
-                incidents,
-                ..Effects::default()
-            };
+            self.read(|worker, mut fx| {
+                // Views are filled from the state when it is whole; notices cannot be had later.
+                worker.save_notices(&mut fx, stop);
+                seen.quarantine.append(&mut fx.quarantine);
+                seen.incidents.append(&mut fx.incidents);
+                seen.quarantine
+                    .drain(..seen.quarantine.len().saturating_sub(RING));
+                seen.incidents
+                    .drain(..seen.incidents.len().saturating_sub(RING));
+            })?;
             self.checkpoint_if_due();
         }
-        self.state().publish(&mut fx);
-        fx.declared = None;
-        self.publish(&mut fx, stop);
+        self.state().publish(&mut seen);
+        seen.declared = None;
+        self.publish(seen, stop);
         caught_up();
         loop {
             if self.offset() == self.log.end(partition) {
@@ -164,8 +166,7 @@ impl Worker {
                 // `wait` returns when the end is beyond the offset.
                 self.log.wait(partition, offset, NAP);
             }
-            self.read(&mut fx)?;
-            self.publish(&mut fx, stop);
+            self.read(|worker, fx| worker.publish(fx, stop))?;
             self.checkpoint_if_due();
             self.report();
         }
@@ -182,7 +183,8 @@ impl Worker {
         )
     }
 
-    fn read(&mut self, fx: &mut Effects) -> anyhow::Result<()> {
+    /// Steps through what the log has next; `take` gets the effects of each block.
+    fn read(&mut self, mut take: impl FnMut(&mut Self, Effects)) -> anyhow::Result<()> {
         let from = self.offset();
         let blocks = self
             .log
@@ -190,9 +192,11 @@ impl Worker {
             .with_context(|| format!("failed to read partition {} at {from}", self.number))?;
         for block in blocks {
             self.bytes += block.bytes() as u64;
-            // One block at a time, so that lookups wait no longer than that.
+            // One block at a time, so that lookups wait no longer than that and effects stay small.
+            let mut fx = Effects::default();
             self.state()
-                .step(block.first.0, block.ingest_time, &block.records, fx);
+                .step(block.first.0, block.ingest_time, &block.records, &mut fx);
+            take(self, fx);
         }
         Ok(())
     }
@@ -219,10 +223,9 @@ impl Worker {
     }
 
     /// Hands effects on. Notices are durable before anything shows.
-    fn publish(&mut self, fx: &mut Effects, stop: &AtomicBool) {
+    fn publish(&mut self, mut fx: Effects, stop: &AtomicBool) {
         let n = self.number;
-        self.save_notices(fx, stop);
-        let mut fx = std::mem::take(fx);
+        self.save_notices(&mut fx, stop);
         if let Some(declared) = fx.declared.take() {
             let rules = declared
                 .rules
@@ -321,6 +324,7 @@ impl Worker {
         }
         self.saved = Some(offset);
         self.saved_ingest = Some(ingest);
+        self.outbox.note_saved(self.number, ingest);
         self.saved_hash = Some(hash);
         self.marks.push_back(Mark {
             offset,
