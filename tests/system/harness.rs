@@ -1,7 +1,7 @@
 //! Processes that end with the test, a server to start, kill and start again, and waiting by looking.
 
 use std::fs::{File, OpenOptions};
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -68,9 +68,15 @@ pub fn seed() -> u64 {
     seed
 }
 
+/// Says something that people should read even if the test passes.
+pub fn say(text: &str) {
+    // Not `eprintln!`, which is kept back unless a test fails.
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
 /// Says why a test does nothing here.
 pub fn skipped(why: &str) {
-    eprintln!("SKIPPED: {why}");
+    say(&format!("SKIPPED: {why}"));
 }
 
 /// Whether a program of that name is on the path.

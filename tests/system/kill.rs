@@ -10,7 +10,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
 use super::edge::EdgeAgent;
-use super::harness::{PATIENCE, Process, Server, System, run, seed, tidewatch};
+use super::harness::{PATIENCE, Process, Server, System, run, say, seed, tidewatch};
 use super::oracle::{self, Windows};
 
 /// Checkpoints so often that a server recovers from them, and not only from its log.
@@ -213,9 +213,9 @@ fn nothing_is_lost_and_nothing_counted_twice_over_kills_of_server_and_agents() {
     expect(&server, &expected, made);
     let overview = server.http("/api/v1/overview");
     let duplicates = server.total("duplicate");
-    eprintln!(
-        "{kills} kills of the server and {deaths} of agents: {made} events made, {duplicates} duplicates"
-    );
+    say(&format!(
+        "seed {seed}: {kills} kills of the server and {deaths} of agents, {made} events made, {duplicates} duplicates"
+    ));
     assert!(duplicates > 0 && deaths > 0, "the test is too kind");
     assert_eq!(overview["incidents"], 0, "{overview}");
     assert_eq!(overview["totals"]["broken_promises"], 0, "{overview}");
