@@ -97,7 +97,7 @@ fn results_survive_a_stop_and_a_kill() {
         let count: u64 = rows.iter().filter_map(|r| r["count"].as_u64()).sum();
         (count == 400).then_some(rows)
     });
-    for how in ["stop", "kill", "stop"] {
+    for how in ["kill", "stop", "kill"] {
         match how {
             "stop" => server.stop(),
             _ => server.kill9(),
