@@ -72,6 +72,8 @@ reasons! {
     InvalidTime = "invalid_time",
     /// Bytes that break the rules of MQTT.
     ProtocolError = "protocol_error",
+    /// Counted, but an aggregate that it belongs to no longer holds its window.
+    WindowForgotten = "window_forgotten",
 }
 
 impl fmt::Display for RefusalReason {

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use event::{
     AgentId, AggregateSpec, BatchHeader, ClockState, Declaration, DeviceId, EventTime, Function,
-    Held, Incarnation, MetricName, Plain, PlainSample, Record, Sample, Value, batch,
+    Held, Incarnation, MetricName, Plain, PlainSample, Record, Sample, Status, StatusRecord, Value,
+    batch,
 };
 use processor::core::{Effects, NoticeKind, Partition};
 use proptest::prelude::*;
@@ -411,6 +412,143 @@ fn a_device_with_very_many_metrics_keeps_them_apart() {
         let r = b.row(1, &[&format!("m{i}")], T0);
         assert_eq!((r.count, r.min, r.max), (2, i as f64, i as f64));
     }
+}
+
+#[test]
+fn a_row_that_settles_and_changes_at_once_does_not_hide_the_next_change() {
+    let mut b = Bench::new(&[]);
+    let one =
+        |tx: u64, t: i64, mark: i64| batch_record("gw", tx, tx, &[temperature("d1", t, 1.0)], mark);
+    b.at(T0 + S, &[one(1, T0, T0 + S)]);
+    b.tick(T0 + 14 * S);
+    b.at(T0 + 16 * S, &[one(2, T0 + 2 * S, T0 + 16 * S)]);
+    // `Bench::at` asserts that every revision is greater than the one before.
+    b.at(T0 + 17 * S, &[one(3, T0 + 3 * S, T0 + 17 * S)]);
+    b.tick(T0 + 18 * S);
+    assert_eq!(
+        (b.row(0, &[], T0).count, b.row(0, &[], T0).state),
+        (3, RowState::Revised)
+    );
+}
+
+#[test]
+fn the_cut_of_batches_does_not_decide_the_group() {
+    let spec = AggregateSpec {
+        name: "by_site".to_owned(),
+        group_by: vec!["site".to_owned()],
+        ..AggregateSpec::defaults().remove(0)
+    };
+    let events = [
+        temperature("d1", T0 + S, 1.0),
+        sample("d1", "@site", T0 + S, Value::Text("oslo".into())),
+        temperature("d1", T0 + 2 * S, 2.0),
+        temperature("d1", T0 + 3 * S, 3.0),
+    ];
+    let counts = |cuts: &[usize]| {
+        let mut b = Bench::with(vec![spec.clone()], &[]);
+        let mut from = 0;
+        for (i, &to) in cuts.iter().enumerate() {
+            let now = T0 + (4 + i as i64) * S;
+            b.at(
+                now,
+                &[batch_record(
+                    "gw",
+                    i as u64 + 1,
+                    from as u64 + 1,
+                    &events[from..to],
+                    now,
+                )],
+            );
+            from = to;
+        }
+        (b.row(0, &[""], T0).count, b.row(0, &["oslo"], T0).count)
+    };
+    for cuts in [&[4][..], &[1, 4], &[2, 4], &[1, 2, 3, 4]] {
+        assert_eq!(counts(cuts), (1, 2), "{cuts:?}");
+    }
+}
+
+#[test]
+fn a_flapping_value_makes_one_alert_of_each_episode_and_no_flood() {
+    let mut b = Bench::new(&[HOT]);
+    let flaps: Vec<Sample> = (0..20_001)
+        .map(|i| temperature("d1", T0 + i, if i % 2 == 0 { 85.0 } else { 60.0 }))
+        .collect();
+    b.at(T0 + S, &[batch_record("gw", 1, 1, &flaps, T0 + S)]);
+    assert!(b.fx.alerts.len() <= 1001, "{}", b.fx.alerts.len());
+    assert_eq!(b.notices().len(), 1);
+    assert_eq!(b.fx.alerts.last().map(|a| a.state), Some("firing"));
+}
+
+#[test]
+fn two_episodes_that_begin_at_the_same_time_have_two_names() {
+    let mut b = Bench::new(&[HOT]);
+    b.at(T0 + S, &[hot(1, T0 + S, 85.0, T0 + S)]);
+    b.at(T0 + 2 * S, &[hot(2, T0 + S, 60.0, T0 + 2 * S)]);
+    b.restart();
+    b.at(T0 + 3 * S, &[hot(3, T0 + S, 85.0, T0 + 3 * S)]);
+    let ids: BTreeSet<String> = b.fx.notices.iter().map(|n| n.id.clone()).collect();
+    assert_eq!(ids.len(), 3, "{ids:?}");
+}
+
+#[test]
+fn a_device_with_too_many_metrics_is_told_so_and_the_rest_goes_on() {
+    let mut b = Bench::new(&[]);
+    let samples: Vec<Sample> = (0..1100)
+        .map(|i| sample("d1", &format!("m{i}"), T0 + S, Value::Number(1.0)))
+        .collect();
+    b.at(
+        T0 + 2 * S,
+        &[batch_record("gw", 1, 1, &samples, T0 + 2 * S)],
+    );
+    let totals = b.fx.summary.as_ref().unwrap().totals;
+    assert_eq!(
+        (totals.accepted, totals.counted, totals.quarantined),
+        (1100, 1024, 76)
+    );
+    assert_eq!(b.fx.quarantine[0].reason, "capacity_reached");
+}
+
+#[test]
+fn a_late_last_will_does_not_hide_a_living_agent() {
+    let status = |no: u32, online: bool| {
+        let incarnation = Incarnation { no, rand: 77 }.to_string();
+        let status = Status {
+            online,
+            incarnation,
+            version: String::new(),
+            backlog: 0,
+        };
+        Record::Status(StatusRecord {
+            agent: AgentId::new("gw").unwrap(),
+            status,
+        })
+        .encode()
+    };
+    let mut b = Bench::new(&[]);
+    b.at(
+        T0 + S,
+        &[
+            status(1, true),
+            batch_record("gw", 1, 1, &[temperature("d1", T0, 1.0)], T0 + S),
+        ],
+    );
+    assert_eq!(b.p.find_device("d1").unwrap().status, "online");
+    b.at(T0 + 2 * S, &[status(0, false)]);
+    assert_eq!(b.p.find_device("d1").unwrap().status, "online");
+    b.at(T0 + 3 * S, &[status(1, false)]);
+    assert_eq!(b.p.find_device("d1").unwrap().status, "buffering");
+    b.at(
+        T0 + 4 * S,
+        &[batch_record(
+            "gw",
+            2,
+            2,
+            &[temperature("d1", T0 + 4 * S, 1.0)],
+            T0 + 4 * S,
+        )],
+    );
+    assert_eq!(b.p.find_device("d1").unwrap().status, "online");
 }
 
 /// Events of each agent, and what arrives when: (agent, first seq, last seq).

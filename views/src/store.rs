@@ -116,6 +116,8 @@ type GroupKey = (u32, Group);
 struct Part {
     now: Option<i64>,
     rows: HashMap<GroupKey, BTreeMap<i64, RowPart>>,
+    /// Windows of an aggregate before this are forgotten.
+    horizons: HashMap<u32, i64>,
     indexes: HashMap<GroupKey, Arc<CompletenessIndex>>,
     totals: Totals,
     /// (ingest time, counted) at most once a second, for the rate.
@@ -208,6 +210,7 @@ impl Views {
                 };
                 part.rows.retain(|k, _| same(k.0));
                 part.indexes.retain(|k, _| same(k.0));
+                part.horizons.retain(|k, _| same(*k));
             }
         }
         *declared = Declared { aggregates, rules };
@@ -252,6 +255,7 @@ impl Views {
     /// Forgets the windows of an aggregate that start before `start`.
     pub fn evict_rows(&self, partition: u16, aggregate: u32, start: i64) {
         let mut part = write(&self.parts[usize::from(partition)]);
+        part.horizons.insert(aggregate, start);
         part.rows.retain(|key, windows| {
             if key.0 == aggregate {
                 *windows = windows.split_off(&start);
@@ -605,9 +609,15 @@ impl Views {
         };
         let after = q.after.as_deref().map(parse_cursor).transpose()?;
         let newest_first = q.from.is_none() && q.to.is_none() && after.is_none();
+        // What one partition has forgotten would show as if the others were all.
+        let horizons = self
+            .parts
+            .iter()
+            .filter_map(|p| read(p).horizons.get(&aggregate).copied());
         let from = q
             .from
             .unwrap_or(i64::MIN)
+            .max(horizons.max().unwrap_or(i64::MIN))
             .max(after.as_ref().map_or(i64::MIN, |a| a.0));
         let to = q.to.unwrap_or(i64::MAX);
         let limit = q.limit.max(1);

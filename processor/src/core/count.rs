@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use event::aggregate::{ALL_METRICS, METRIC_ATTRIBUTE};
-use event::{Cell, Columns, Plain, RefusalReason, Value};
+use event::{AggregateSpec, Cell, Columns, Plain, RefusalReason, Value};
 use smallvec::SmallVec;
 use views::model::{QuarantineItem, Time};
 use views::store::SETTLE_AFTER;
@@ -16,7 +16,9 @@ use super::effects::Effects;
 use super::flush::DEADLINE;
 use super::group::{GROUPS_MAX, Group};
 use super::partition::{Partition, RECENT_POINTS_MAX, RECENT_SERIES_MAX};
-use super::registry::{ATTRIBUTES_MAX, DEVICES_MAX, Device, METRICS_MAX, SERIES_MAX, SeriesState};
+use super::registry::{
+    ATTRIBUTES_MAX, DEVICE_SERIES_MAX, DEVICES_MAX, Device, METRICS_MAX, SERIES_MAX, SeriesState,
+};
 use super::window::Window;
 
 /// 2020-01-01T00:00:00Z: an earlier event time is a clock that was never set (P5).
@@ -26,6 +28,8 @@ const AHEAD_MAX: i64 = 5 * 60 * 1_000_000;
 const NONE: u32 = u32::MAX;
 /// Up to so many series of a device are looked through.
 const FEW_SERIES: usize = 16;
+/// Longer texts are not among the recent points, which are held in memory.
+const RECENT_TEXT_MAX: usize = 64;
 
 /// Where a batch comes from.
 pub(crate) struct Origin {
@@ -41,6 +45,8 @@ pub(crate) struct Scratch {
     slots: Vec<Slot>,
     /// Device numbers by the batch's device index.
     devices: Vec<u32>,
+    /// By the batch's device index: how often its groups changed within the batch, and since when.
+    moves: Vec<(u32, i64)>,
 }
 
 /// One series of the batch, resolved at its first event.
@@ -49,6 +55,8 @@ struct Pair {
     kind: Kind,
     series: u32,
     slots: (u32, u32),
+    /// Moves of its device when it was resolved.
+    moves: u32,
     first: i64,
     last: i64,
 }
@@ -61,6 +69,12 @@ enum Kind {
     Watched,
     Attribute,
     NoRoom,
+}
+
+impl Kind {
+    fn is_value(self) -> bool {
+        matches!(self, Self::Value | Self::Watched)
+    }
 }
 
 /// Where a series' events go in one group; the window of the last event is remembered.
@@ -78,6 +92,7 @@ struct Aside {
     old: Option<(usize, u64)>,
     future: Option<(usize, u64)>,
     no_room: Option<(usize, u64)>,
+    forgotten: Option<(usize, u64)>,
 }
 
 impl Aside {
@@ -103,6 +118,7 @@ impl Partition {
                 kind: Kind::Unresolved,
                 series: 0,
                 slots: (0, 0),
+                moves: 0,
                 first: i64::MAX,
                 last: i64::MIN,
             },
@@ -110,9 +126,18 @@ impl Partition {
         s.slots.clear();
         s.devices.clear();
         s.devices.resize(columns.devices.len(), NONE);
+        s.moves.clear();
+        s.moves.resize(columns.devices.len(), (0, 0));
+        let mut moved = false;
         let mut aside = Aside::default();
         let latest = self.now.saturating_add(AHEAD_MAX);
-        let promised = self.agents[origin.agent as usize].progress;
+        let agent = &self.agents[origin.agent as usize];
+        // A plain device promises nothing.
+        let promised = if agent.plain {
+            i64::MIN
+        } else {
+            agent.progress
+        };
         let (mut counted, mut too_old, mut broken) = (0u64, 0u64, 0u64);
         for i in 0..columns.len() {
             if let Some(fresh) = fresh {
@@ -131,8 +156,17 @@ impl Partition {
                 continue;
             }
             let p = columns.series_of[i] as usize;
-            if s.pairs[p].kind == Kind::Unresolved {
-                s.pairs[p] = self.resolve(columns, p, origin, t, &mut s.slots, &mut s.devices);
+            let unresolved = s.pairs[p].kind == Kind::Unresolved;
+            let moves = if moved {
+                s.moves[columns.series[p].device as usize].0
+            } else {
+                0
+            };
+            if unresolved || s.pairs[p].moves != moves {
+                let old = s.pairs[p];
+                let mut new = self.resolve(columns, p, origin, t, &mut s);
+                (new.first, new.last) = (old.first, old.last);
+                s.pairs[p] = new;
             }
             let pair = &mut s.pairs[p];
             if pair.kind == Kind::NoRoom {
@@ -156,11 +190,13 @@ impl Partition {
             let pair = *pair;
             let slots = &mut s.slots[pair.slots.0 as usize..pair.slots.1 as usize];
             let mut kept = slots.is_empty();
+            let mut forgotten = false;
             for slot in slots {
                 if slot.cell == NONE || t < slot.start || t - slot.start >= slot.window {
                     slot.start = t.div_euclid(slot.window) * slot.window;
                     slot.cell = self.window(slot.group, slot.start, pair.series);
                     if slot.cell == NONE {
+                        forgotten = true;
                         continue;
                     }
                 }
@@ -172,14 +208,26 @@ impl Partition {
                 continue;
             }
             counted += 1;
-            self.newest(&pair, t, columns, i, number, fx);
+            if forgotten {
+                Aside::note(&mut aside.forgotten, i);
+            }
+            if let Some(since) = self.newest(&pair, t, columns, i, number, fx) {
+                let moves = &mut s.moves[columns.series[p].device as usize];
+                *moves = (moves.0 + 1, since);
+                moved = true;
+            }
         }
         self.totals.counted += counted;
         self.totals.too_old += too_old;
         self.totals.broken_promises += broken;
         for p in &s.pairs {
-            if matches!(p.kind, Kind::Value | Kind::Watched) && p.first <= p.last {
+            if p.kind.is_value() && p.first <= p.last {
                 self.seen(p.series, p.first, p.last);
+            }
+        }
+        for (device, &(moves, since)) in s.moves.iter().enumerate() {
+            if moves > 0 {
+                self.regroup(s.devices[device], since);
             }
         }
         let name = self.agents[origin.agent as usize].name.clone();
@@ -187,6 +235,7 @@ impl Partition {
             (RefusalReason::TimeTooOld, aside.old),
             (RefusalReason::TimeInFuture, aside.future),
             (RefusalReason::CapacityReached, aside.no_room),
+            (RefusalReason::WindowForgotten, aside.forgotten),
         ] {
             if let Some((event, count)) = noted {
                 self.set_events_aside(reason, &name, columns, event, count, fx);
@@ -234,18 +283,18 @@ impl Partition {
         pair: usize,
         origin: &Origin,
         t: i64,
-        slots: &mut Vec<Slot>,
-        devices: &mut [u32],
+        s: &mut Scratch,
     ) -> Pair {
         let of = columns.series[pair];
         let mut out = Pair {
             kind: Kind::NoRoom,
             series: 0,
             slots: (0, 0),
+            moves: 0,
             first: i64::MAX,
             last: i64::MIN,
         };
-        let device = &mut devices[of.device as usize];
+        let device = &mut s.devices[of.device as usize];
         if *device == NONE {
             match self.device(columns.devices.get(of.device), origin.agent, t) {
                 Some(number) => *device = number,
@@ -257,17 +306,28 @@ impl Partition {
             return out;
         };
         out.series = series;
+        out.moves = s.moves[of.device as usize].0;
+        if out.moves > 0 {
+            self.place_series(series);
+        }
         if name.starts_with('@') {
             out.kind = Kind::Attribute;
             return out;
         }
         let watched = self.alerts.rules.iter().any(|r| r.metric == name);
         out.kind = if watched { Kind::Watched } else { Kind::Value };
-        out.slots.0 = slots.len() as u32;
+        out.slots.0 = s.slots.len() as u32;
         for &group in &self.series[series as usize].groups {
-            if let Some(a) = self.groups[group as usize].aggregate {
+            if group == NONE {
+                s.slots.push(Slot {
+                    group,
+                    window: i64::MAX,
+                    start: 0,
+                    cell: NONE,
+                });
+            } else if let Some(a) = self.groups[group as usize].aggregate {
                 let window = self.aggregates[a as usize].spec.window;
-                slots.push(Slot {
+                s.slots.push(Slot {
                     group,
                     window,
                     start: 0,
@@ -275,7 +335,7 @@ impl Partition {
                 });
             }
         }
-        out.slots.1 = slots.len() as u32;
+        out.slots.1 = s.slots.len() as u32;
         out
     }
 
@@ -309,6 +369,7 @@ impl Partition {
     fn move_device(&mut self, number: u32, agent: u32) {
         let device = &mut self.devices[number as usize];
         let old = std::mem::replace(&mut device.agent, agent);
+        self.dirty = true;
         for &(group, first) in &device.groups {
             self.groups[group as usize].leave(old, first);
             self.groups[group as usize].join(agent, first);
@@ -332,7 +393,9 @@ impl Partition {
         if let Some(series) = self.find_series(device, metric_number) {
             return Some(series);
         }
-        if self.series.len() >= SERIES_MAX {
+        if self.series.len() >= SERIES_MAX
+            || self.devices[device as usize].series.len() >= DEVICE_SERIES_MAX
+        {
             return None;
         }
         let number = self.series.len() as u32;
@@ -416,7 +479,8 @@ impl Partition {
             let key = (a as u32, values);
             let group = match self.group_index.get(&key) {
                 Some(&group) => group,
-                None if self.groups.len() >= GROUPS_MAX => continue,
+                // Remembered as missing, so that its events are not lost without a word.
+                None if self.groups.len() >= GROUPS_MAX => NONE,
                 None => {
                     let group = self.groups.len() as u32;
                     self.groups.push(Group::new(key.0, key.1.clone()));
@@ -434,19 +498,17 @@ impl Partition {
         let series = &self.series[series as usize];
         let device = &mut self.devices[series.device as usize];
         let second = first.div_euclid(1_000_000) * 1_000_000;
-        for &group in &series.groups {
-            match device.groups.iter_mut().find(|g| g.0 == group) {
-                Some(known) if known.1 <= second => {}
-                Some(known) => {
-                    self.groups[group as usize].leave(device.agent, known.1);
-                    self.groups[group as usize].join(device.agent, second);
-                    known.1 = second;
+        for &group in series.groups.iter().filter(|g| **g != NONE) {
+            match device.groups.binary_search_by_key(&group, |g| g.0) {
+                Ok(i) if device.groups[i].1 <= second => continue,
+                Ok(i) => {
+                    self.groups[group as usize].leave(device.agent, device.groups[i].1);
+                    device.groups[i].1 = second;
                 }
-                None => {
-                    device.groups.push((group, second));
-                    self.groups[group as usize].join(device.agent, second);
-                }
+                Err(i) => device.groups.insert(i, (group, second)),
             }
+            self.groups[group as usize].join(device.agent, second);
+            self.dirty = true;
         }
     }
 
@@ -461,6 +523,9 @@ impl Partition {
     /// The cell of a window, made if need be, with the device of `series` in it; [`NONE`] if the window
     /// is forgotten.
     fn window(&mut self, group: u32, start: i64, series: u32) -> u32 {
+        if group == NONE {
+            return NONE;
+        }
         let cell = match self.window_index.get(&(group, start)) {
             Some(&cell) => cell,
             None => {
@@ -534,7 +599,8 @@ impl Partition {
         cell
     }
 
-    /// Last value, attributes, recent points and rules of an event's series.
+    /// Last value, attributes, recent points and rules of an event's series. If the event moves its device to
+    /// other groups, it gives the time from which on.
     #[inline]
     fn newest(
         &mut self,
@@ -544,7 +610,7 @@ impl Partition {
         event: usize,
         number: Option<f64>,
         fx: &mut Effects,
-    ) {
+    ) -> Option<i64> {
         let state = &mut self.series[pair.series as usize];
         let is_newest = t >= state.last;
         let with_recent = (pair.series as usize) < RECENT_SERIES_MAX;
@@ -567,7 +633,7 @@ impl Partition {
             }
         }
         match (pair.kind, number) {
-            (Kind::Attribute, _) if is_newest => self.attribute(pair.series, t),
+            (Kind::Attribute, _) if is_newest => return self.attribute(pair.series, t),
             (Kind::Watched, Some(n)) if is_newest => {
                 let mut alerts = std::mem::take(&mut self.alerts);
                 let metric =
@@ -578,9 +644,13 @@ impl Partition {
             }
             _ => {}
         }
+        None
     }
 
     fn remember(&mut self, series: u32, t: i64, value: Value) {
+        if matches!(&value, Value::Text(text) if text.len() > RECENT_TEXT_MAX) {
+            return;
+        }
         let series = series as usize;
         if self.recent.len() <= series {
             self.recent.resize_with(series + 1, Default::default);
@@ -598,8 +668,9 @@ impl Partition {
         }
     }
 
-    /// The newest value of an attribute changed: the device's events go to other groups from now on.
-    fn attribute(&mut self, series: u32, t: i64) {
+    /// Takes the newest value of an attribute. If events may go to other groups from now on, it gives the
+    /// time since when the device belongs there.
+    fn attribute(&mut self, series: u32, t: i64) -> Option<i64> {
         let state = &self.series[series as usize];
         let text: Arc<str> = match &state.value {
             Value::Text(text) => text.clone(),
@@ -609,37 +680,45 @@ impl Partition {
         let name: Arc<str> = self.metrics[state.metric as usize]
             .trim_start_matches('@')
             .into();
-        let number = state.device;
-        let device = &mut self.devices[number as usize];
+        let device = &mut self.devices[state.device as usize];
         // A first value says where the device has been all along, a changed one where it is from now on.
         let mut since = device.first;
         match device.attributes.binary_search_by(|a| a.0.cmp(&name)) {
             Ok(i) if device.attributes[i].2 == text => {
                 device.attributes[i].1 = t;
-                return;
+                return None;
             }
             Ok(i) => {
-                device.attributes[i] = (name, t, text);
+                device.attributes[i] = (name.clone(), t, text);
                 since = t;
             }
-            Err(_) if device.attributes.len() >= ATTRIBUTES_MAX => return,
-            Err(i) => device.attributes.insert(i, (name, t, text)),
+            Err(_) if device.attributes.len() >= ATTRIBUTES_MAX => return None,
+            Err(i) => device.attributes.insert(i, (name.clone(), t, text)),
         }
+        let matters = |spec: &AggregateSpec| spec.group_by.iter().any(|g| **g == *name);
+        self.aggregates
+            .iter()
+            .any(|a| matters(&a.spec))
+            .then_some(since)
+    }
+
+    /// Places all series of a device again: it leaves the groups it is no longer in and joins the new ones.
+    fn regroup(&mut self, number: u32, since: i64) {
         let all = self.devices[number as usize].series.clone();
+        let mut now_in: Vec<u32> = Vec::new();
         for &series in &all {
             self.place_series(series);
-        }
-        let mut now_in: SmallVec<[u32; 4]> = SmallVec::new();
-        for &series in &all {
             let series = &self.series[series as usize];
             if series.last > i64::MIN {
                 now_in.extend(series.groups.iter().copied());
             }
         }
+        now_in.sort_unstable();
+        self.dirty = true;
         let device = &mut self.devices[number as usize];
         let agent = device.agent;
         device.groups.retain(|(group, from)| {
-            let stays = now_in.contains(group);
+            let stays = now_in.binary_search(group).is_ok();
             if !stays {
                 self.groups[*group as usize].leave(agent, *from);
             }
@@ -661,7 +740,10 @@ impl Partition {
         count: u64,
         fx: &mut Effects,
     ) {
-        self.totals.quarantined += count;
+        // An event that some aggregate has is counted; the entry says where it is missing.
+        if reason != RefusalReason::WindowForgotten {
+            self.totals.quarantined += count;
+        }
         let series = columns.series[columns.series_of[event] as usize];
         let t = columns.times[event];
         let message = match reason {
@@ -676,8 +758,12 @@ impl Partition {
                 Time(t),
                 Time(self.now)
             ),
+            RefusalReason::WindowForgotten => {
+                "an aggregate no longer holds the window of this event, or has no room for it; the others count it"
+                    .to_owned()
+            }
             _ => format!(
-                "partition {} has no room for more devices, metrics or series",
+                "no room for more devices in partition {}, or for more than {DEVICE_SERIES_MAX} metrics of a device",
                 self.number
             ),
         };

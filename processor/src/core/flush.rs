@@ -12,6 +12,8 @@ use super::snapshot::row_key;
 /// A window settles at the latest this long after its end.
 pub(crate) const DEADLINE: i64 = SETTLE_DEADLINE;
 const SECOND: i64 = 1_000_000;
+/// No window is forgotten before its deadline has passed for this long.
+const FORGET_AFTER: i64 = 3600 * SECOND;
 /// An agent not heard from for this long (our own outages not counted) is silent.
 const SILENT_AFTER: i64 = 120 * SECOND;
 
@@ -41,13 +43,15 @@ impl Partition {
             return;
         }
         self.flushed = second;
-        for group in &mut self.groups {
-            let Some(aggregate) = group.aggregate else {
-                continue;
-            };
-            if group.build_index(&self.agents) {
-                fx.indexes
-                    .push((aggregate, group.values.clone(), group.index.clone()));
+        if std::mem::take(&mut self.dirty) {
+            for group in &mut self.groups {
+                let Some(aggregate) = group.aggregate else {
+                    continue;
+                };
+                if group.build_index(&self.agents) {
+                    fx.indexes
+                        .push((aggregate, group.values.clone(), group.index.clone()));
+                }
             }
         }
         let mut alerts = std::mem::take(&mut self.alerts);
@@ -100,6 +104,7 @@ impl Partition {
     fn forget(&mut self, fx: &mut Effects) {
         for a in 0..self.aggregates.len() {
             let mut horizon = None;
+            let young = self.now.saturating_sub(DEADLINE + FORGET_AFTER);
             while self.aggregates[a].windows > WINDOWS_MAX {
                 let a = a as u32;
                 let oldest = self
@@ -107,6 +112,9 @@ impl Partition {
                     .range((a, i64::MIN, 0)..(a + 1, i64::MIN, 0))
                     .next();
                 let Some((&key, _)) = oldest else { break };
+                if key.1 + self.aggregates[a as usize].spec.window > young {
+                    break;
+                }
                 // All groups of the same start go together.
                 horizon = Some(key.1 + self.aggregates[a as usize].spec.window);
                 self.drop_window(key);

@@ -11,8 +11,8 @@ use super::agent::Agent;
 
 const SECOND: i64 = 1_000_000;
 
-/// Most groups of a partition over all aggregates. Series beyond it belong to no group and their events
-/// are counted in the ledger and in the groups that exist.
+/// Most groups of a partition over all aggregates. Series beyond it belong to no group of the aggregate;
+/// their events are counted, and the quarantine says that they are missing there.
 pub(crate) const GROUPS_MAX: usize = 100_000;
 
 /// One group of one aggregate.

@@ -19,8 +19,9 @@ use super::group::Group;
 use super::registry::{AGENTS_MAX, Device, Index, SeriesState};
 use super::window::Window;
 
-/// Windows held per aggregate; beyond it the oldest are forgotten and events for them are too old.
-pub(crate) const WINDOWS_MAX: usize = 200_000;
+/// Windows held per aggregate. Beyond it the oldest are forgotten, but never one whose deadline has not
+/// passed for an hour; events for forgotten ones are too old.
+pub(crate) const WINDOWS_MAX: usize = 500_000;
 /// Recent points are kept for the first so many series of a partition.
 pub(crate) const RECENT_SERIES_MAX: usize = 8192;
 /// Recent points kept per series.
@@ -93,6 +94,8 @@ pub struct Partition {
     pub(crate) incidents: u64,
     /// Whether the newest step ended with a flush.
     pub(crate) at_rest: bool,
+    /// Whether completeness may have changed since the newest flush.
+    pub(crate) dirty: bool,
     /// Not part of the state: what memory happens to hold of recent values.
     pub(crate) recent: Vec<VecDeque<(i64, Value)>>,
     pub(crate) scratch: Scratch,
@@ -202,7 +205,7 @@ impl Partition {
                 // `decode` never gives an owned batch.
                 Record::Batch(_) => {}
             },
-            Err(error) => self.undecodable(&error, None, 1, fx),
+            Err(error) => self.foreign(&error, fx),
         }
         self.page(fx);
     }
@@ -210,8 +213,7 @@ impl Partition {
     fn batch(&mut self, raw: &[u8], fx: &mut Effects) {
         let (header, body) = match event::batch::peek(raw) {
             Ok(parts) => parts,
-            // Admission refuses these; one in the log was written by other hands.
-            Err(error) => return self.undecodable(&error, None, 1, fx),
+            Err(error) => return self.foreign(&error, fx),
         };
         let count = u64::from(header.count);
         self.totals.accepted += count;
@@ -291,9 +293,16 @@ impl Partition {
     }
 
     pub(crate) fn contact(&mut self, agent: u32) {
+        self.dirty = true;
         let agent = &mut self.agents[agent as usize];
         agent.last_contact = self.now;
         agent.contact_uptime = self.now.saturating_sub(self.outage);
+    }
+
+    /// A record that admission lets nobody write: by a newer version, or by other hands.
+    fn foreign(&mut self, error: &DecodeError, fx: &mut Effects) {
+        self.totals.accepted += 1;
+        self.undecodable(error, None, 1, fx);
     }
 
     fn undecodable(&mut self, e: &DecodeError, agent: Option<&str>, count: u64, fx: &mut Effects) {
@@ -406,6 +415,7 @@ impl Partition {
     }
 
     fn declare_aggregates(&mut self, specs: &[AggregateSpec]) {
+        self.dirty = true;
         let moved: Vec<Option<u32>> = self
             .aggregates
             .iter()

@@ -12,6 +12,8 @@ pub(crate) const DEVICES_MAX: usize = 4_000_000;
 pub(crate) const AGENTS_MAX: usize = 4_000_000;
 pub(crate) const SERIES_MAX: usize = 32_000_000;
 pub(crate) const METRICS_MAX: usize = 65_536;
+/// Most series (metrics and attributes) of a device; events of further ones are quarantined.
+pub(crate) const DEVICE_SERIES_MAX: usize = 1024;
 /// Most attributes of a device; more are ignored with an incident-free refusal.
 pub(crate) const ATTRIBUTES_MAX: usize = 32;
 
@@ -25,7 +27,7 @@ pub(crate) struct Device {
     pub(crate) last: i64,
     /// (name without `@`, event time, value), ascending by name.
     pub(crate) attributes: Vec<(Arc<str>, i64, Arc<str>)>,
-    /// The groups it belongs to, and the second from which on.
+    /// The groups it belongs to, ascending, and the time from which on (whole seconds, microseconds).
     pub(crate) groups: SmallVec<[(u32, i64); 2]>,
     /// Its series.
     pub(crate) series: SmallVec<[u32; 4]>,
