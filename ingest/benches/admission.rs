@@ -205,6 +205,7 @@ async fn gate(ingest: &Ingest, made: &[(AgentId, Bytes)], batches: usize) {
             source: source.clone(),
             topic: topics[i % AGENTS].clone(),
             payload: made[i % AGENTS].1.clone(),
+            retain: false,
         };
         loop {
             if under_way.len() >= IN_FLIGHT

@@ -42,6 +42,14 @@ impl Append for Log {
     }
 }
 
+/// Whether the same append may succeed later without anybody touching the program.
+pub(crate) fn is_passing(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::Full { .. } | Error::Io { .. } | Error::QueueFull { .. }
+    )
+}
+
 /// One sentence about a failed append, with its cause.
 pub(crate) fn describe(error: &Error) -> String {
     let mut text = error.to_string();

@@ -27,6 +27,8 @@ pub struct Publish {
     pub topic: String,
     /// The payload. It shares one allocation with the packet it came in.
     pub payload: Bytes,
+    /// The retain flag. A broker that keeps it to itself is taken to have seen it set.
+    pub retain: bool,
 }
 
 /// What became of a message.
@@ -97,6 +99,9 @@ pub(crate) async fn offer_until(
 pub struct EarlyRefusal {
     /// The MQTT client id or the peer's address.
     pub source: Arc<str>,
+    /// Who it says it is, before that is believed: user and client id of a CONNECT. Kept apart in
+    /// counting, as many clients share an address.
+    pub claim: Option<Arc<str>>,
     /// The agent, where one is known.
     pub agent: Option<AgentId>,
     /// The class of the reason.

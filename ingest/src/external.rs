@@ -186,6 +186,7 @@ impl External {
                             source: message.topic.as_str().into(),
                             topic: message.topic.clone(),
                             payload: message.payload.clone(),
+                            retain: true,
                         };
                         match offer_until(&*self.intake, publish, stop).await {
                             Some(receipt) => pending.push_back(Pending { receipt, message }),

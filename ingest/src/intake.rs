@@ -172,6 +172,7 @@ impl Gate {
         self.refusals.note(
             EarlyRefusal {
                 source: Self::source_of(publish),
+                claim: None,
                 agent: agent.clone(),
                 reason,
                 message: message.clone(),
@@ -205,11 +206,22 @@ impl Gate {
         }
         .increment(1);
         self.meters.failed.increment(1);
+        self.meters.log_failing.set(1.0);
         Answer::Failed {
             full,
             message: describe(error),
         }
     }
+}
+
+/// Whether a message only clears the kept status, which MQTT does with an empty retained message. There
+/// is nothing to record: the agent has said nothing about itself.
+fn clears_status(publish: &Publish, rejected: &Rejected) -> bool {
+    // Permission was checked before the payload, so this is the agent's own topic.
+    publish.retain
+        && publish.payload.is_empty()
+        && rejected.refusal.reason == RefusalReason::Empty
+        && publish.topic.ends_with("/status")
 }
 
 /// The gate as the broker forms see it.
@@ -221,6 +233,7 @@ impl Intake for Door {
         let taken = |answer| Offer::Taken(Box::pin(std::future::ready(answer)));
         let entry = match gate.admit(&publish) {
             Ok(entry) => entry,
+            Err(rejected) if clears_status(&publish, &rejected) => return taken(Answer::Stored),
             Err(rejected) => {
                 gate.meters.bytes.increment(publish.payload.len() as u64);
                 return taken(gate.reject(&publish, rejected));
@@ -262,6 +275,7 @@ impl Intake for Door {
             gate.refusals.note(
                 EarlyRefusal {
                     source: Gate::source_of(&publish),
+                    claim: None,
                     agent: None,
                     reason,
                     message,
@@ -276,6 +290,7 @@ impl Intake for Door {
             match appending.await {
                 Ok(_) => {
                     kind.increment(1);
+                    gate.meters.log_failing.set(0.0);
                     gate.meters.events.increment(events);
                     if let Some((agent, admitted)) = ack {
                         gate.send(&agent, &acks::stored(admitted, received_at, gate.now()));

@@ -44,6 +44,7 @@ mod meters;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use eventlog::{Clock, Log};
@@ -63,6 +64,58 @@ use refusals::Refusals;
 use rumqttd_broker::Rumqttd;
 use settings::{Broker, ms};
 use ticker::Activity;
+
+/// Ingest, bound to its address; nothing is in the log yet. [`Prepared::begin`] goes on.
+pub struct Prepared {
+    ingest: Ingest,
+    clock: Clock,
+}
+
+impl Prepared {
+    /// Where MQTT clients will be served; none with an external broker.
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        self.ingest.local_addr
+    }
+
+    /// Notes in every partition of the log that nothing could enter since its last record. While the
+    /// log takes no records (a full disk) it tries again after every `pause`, and says so as an error
+    /// each time. None if `stop` came first.
+    ///
+    /// **Errors**: a log that no waiting will make append.
+    pub async fn begin(
+        self,
+        pause: Duration,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<Option<Ingest>> {
+        let Self { ingest, clock } = self;
+        let mut failing = false;
+        loop {
+            // All partitions again after a failure: the time in which we tried is part of the outage.
+            let Err(error) = ticker::note_gap(&*ingest.log, &clock).await else {
+                break;
+            };
+            if !append::is_passing(&error) {
+                let error = anyhow::Error::from(error);
+                return Err(error.context("note in the log that the server was away"));
+            }
+            failing = true;
+            ingest.meters.log_failing.set(1.0);
+            tracing::error!(
+                error = append::describe(&error),
+                "the log takes no records, so nothing can be taken yet; make room on the disk of the data folder"
+            );
+            tokio::select! {
+                () = stop.cancelled() => return Ok(None),
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+        if failing {
+            ingest.meters.log_failing.set(0.0);
+            tracing::info!("the log takes records");
+        }
+        Ok(Some(ingest))
+    }
+}
 
 /// Ingest, bound to its address and ready to run.
 pub struct Ingest {
@@ -108,6 +161,36 @@ impl Ingest {
         auth: Arc<dyn Auth>,
         clock: Clock,
     ) -> anyhow::Result<Self> {
+        let prepared = Self::prepare_on(settings, log, auth, clock.clone()).await?;
+        ticker::note_gap(&*prepared.ingest.log, &clock)
+            .await
+            .context("note in the log that the server was away")?;
+        Ok(prepared.ingest)
+    }
+
+    /// Checks the settings and binds the address, without a look at whether the log takes records.
+    ///
+    /// Install the program's `metrics` recorder before this.
+    ///
+    /// **Errors**: settings that cannot work, an address that is taken.
+    pub async fn prepare(
+        settings: Settings,
+        log: Log,
+        auth: Arc<dyn Auth>,
+        clock: Clock,
+    ) -> anyhow::Result<Prepared> {
+        Self::prepare_on(settings, Arc::new(log), auth, clock).await
+    }
+
+    /// As [`Ingest::prepare`], over anything that appends.
+    ///
+    /// **Errors**: as [`Ingest::prepare`].
+    pub async fn prepare_on(
+        settings: Settings,
+        log: Arc<dyn Append>,
+        auth: Arc<dyn Auth>,
+        clock: Clock,
+    ) -> anyhow::Result<Prepared> {
         settings.check()?;
         let meters = Arc::new(Meters::new());
         let interval = ms(settings.refusal_interval_ms);
@@ -168,8 +251,7 @@ impl Ingest {
             }
         };
         let _ = gate.downlink.set(downlink.clone());
-        ticker::note_gap(&*log, &clock).await?;
-        Ok(Self {
+        let ingest = Self {
             settings,
             log,
             meters,
@@ -179,7 +261,8 @@ impl Ingest {
             local_addr,
             gate,
             form,
-        })
+        };
+        Ok(Prepared { ingest, clock })
     }
 
     /// Where MQTT clients connect; none with an external broker.

@@ -17,6 +17,7 @@ pub struct Meters {
     pub(crate) busy: Counter,
     pub(crate) append_full: Counter,
     pub(crate) append_io: Counter,
+    pub(crate) log_failing: Gauge,
     pub(crate) connections: Gauge,
     pub(crate) sessions_v3: Counter,
     pub(crate) sessions_v5: Counter,
@@ -53,6 +54,10 @@ impl Meters {
         describe_counter!(
             "tidewatch_ingest_append_errors_total",
             "Appends that the log did not take; nothing of them was acknowledged"
+        );
+        describe_gauge!(
+            "tidewatch_ingest_log_failing",
+            "1 while the newest append failed: the log takes no records, so nothing is acknowledged"
         );
         describe_gauge!("tidewatch_ingest_connections", "MQTT connections open now");
         describe_counter!("tidewatch_ingest_sessions_total", "MQTT sessions accepted");
@@ -95,6 +100,7 @@ impl Meters {
             busy: counter!("tidewatch_ingest_busy_total"),
             append_full: counter!("tidewatch_ingest_append_errors_total", "kind" => "full"),
             append_io: counter!("tidewatch_ingest_append_errors_total", "kind" => "io"),
+            log_failing: gauge!("tidewatch_ingest_log_failing"),
             connections: gauge!("tidewatch_ingest_connections"),
             sessions_v3: counter!("tidewatch_ingest_sessions_total", "version" => "3.1.1"),
             sessions_v5: counter!("tidewatch_ingest_sessions_total", "version" => "5"),

@@ -1,8 +1,11 @@
 //! What was refused, as records in the log: counted together, so that a broken device that sends a
 //! thousand times a second costs one record per interval.
 //!
-//! The first refusal of a (source, reason) is written at once; those that follow are counted and
+//! The first refusal of a (source, claim, reason) is written at once; those that follow are counted and
 //! written once per interval. Refusals are not data: a crash may lose the counts of the last interval.
+//!
+//! What is written is said in the server's log too, a few lines per interval, so that who looks there
+//! sees why data does not arrive.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,17 +25,23 @@ const SOURCE_CHARS_MAX: usize = 128;
 const MESSAGE_CHARS_MAX: usize = 256;
 /// The source under which everything beyond `keys_max` is counted.
 const OTHERS: &str = "(others)";
+/// Lines in the server's log per interval.
+const LINES_MAX: u32 = 20;
 /// Pause after a round of writing, so that many new keys make few appends.
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Collects refusals and writes them.
 pub struct Refusals {
-    entries: Mutex<HashMap<(Arc<str>, RefusalReason), Entry>>,
+    entries: Mutex<HashMap<Key, Entry>>,
+    lines: Mutex<Lines>,
     fresh: Notify,
     keys_max: usize,
     interval: Duration,
     meters: Arc<Meters>,
 }
+
+/// Source, claim, reason.
+type Key = (Arc<str>, Option<Arc<str>>, RefusalReason);
 
 struct Entry {
     agent: Option<AgentId>,
@@ -43,11 +52,12 @@ struct Entry {
 }
 
 impl Refusals {
-    /// Keeps at most `keys_max` (source, reason) pairs apart and writes each at most once per
+    /// Keeps at most `keys_max` (source, claim, reason) apart and writes each at most once per
     /// `interval`.
     pub fn new(keys_max: usize, interval: Duration, meters: Arc<Meters>) -> Self {
         Self {
             entries: Mutex::default(),
+            lines: Mutex::default(),
             fresh: Notify::new(),
             keys_max,
             interval,
@@ -55,7 +65,7 @@ impl Refusals {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<(Arc<str>, RefusalReason), Entry>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Entry>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -63,10 +73,11 @@ impl Refusals {
     pub fn note(&self, refusal: EarlyRefusal, count: u32) {
         self.meters.refused_by(refusal.reason, count);
         let mut entries = self.lock();
-        let mut key = (refusal.source, refusal.reason);
+        let mut key = (refusal.source, refusal.claim, refusal.reason);
         let mut agent = refusal.agent;
         if entries.len() >= self.keys_max && !entries.contains_key(&key) {
             key.0 = OTHERS.into();
+            key.1 = None;
             agent = None;
         }
         let entry = entries.entry(key).or_insert_with(|| Entry {
@@ -105,6 +116,29 @@ impl Refusals {
         self.write(log, true).await;
     }
 
+    /// Says what is due in the server's log, as far as the interval has lines left.
+    fn say(&self, due: &[(Key, Refused, u32, u64)], now: Instant) {
+        for (_, record, _, _) in due {
+            let said = {
+                let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+                lines.next(now, self.interval)
+            };
+            if let Some(hidden) = said.hidden {
+                tracing::warn!(hidden, "more refusals than are shown here");
+            }
+            if said.shown {
+                tracing::warn!(
+                    source = record.source,
+                    agent = record.agent.as_ref().map(AgentId::as_str),
+                    reason = record.reason.as_str(),
+                    count = record.count,
+                    "refused: {}",
+                    record.message
+                );
+            }
+        }
+    }
+
     /// Writes what is due (or everything). What the log does not take is kept for the next round.
     async fn write(&self, log: &dyn Append, all: bool) {
         let now = Instant::now();
@@ -120,6 +154,7 @@ impl Refusals {
             // A key without news for a whole interval is forgotten.
             entry.count > 0 || !ripe || entry.written == Some(now)
         });
+        self.say(&due, now);
         let mut appends = Vec::with_capacity(due.len());
         for (key, record, count, bytes) in due {
             let home = record
@@ -143,8 +178,40 @@ impl Refusals {
     }
 }
 
+/// How many lines the running interval has.
+#[derive(Default)]
+struct Lines {
+    since: Option<Instant>,
+    count: u32,
+}
+
+struct Said {
+    shown: bool,
+    /// So many of the interval before were not shown.
+    hidden: Option<u32>,
+}
+
+impl Lines {
+    fn next(&mut self, now: Instant, interval: Duration) -> Said {
+        let mut hidden = None;
+        if self.since.is_none_or(|since| now >= since + interval) {
+            let over = self.count.saturating_sub(LINES_MAX);
+            hidden = (over > 0).then_some(over);
+            *self = Self {
+                since: Some(now),
+                count: 0,
+            };
+        }
+        self.count = self.count.saturating_add(1);
+        Said {
+            shown: self.count <= LINES_MAX,
+            hidden,
+        }
+    }
+}
+
 impl Entry {
-    fn record(&self, (source, reason): &(Arc<str>, RefusalReason)) -> Refused {
+    fn record(&self, (source, _, reason): &Key) -> Refused {
         Refused {
             source: source.chars().take(SOURCE_CHARS_MAX).collect(),
             agent: self.agent.clone(),
@@ -206,6 +273,7 @@ mod tests {
     fn refusal(source: &str, message: &str) -> EarlyRefusal {
         EarlyRefusal {
             source: source.into(),
+            claim: None,
             agent: None,
             reason: RefusalReason::Checksum,
             message: message.into(),
@@ -260,6 +328,37 @@ mod tests {
         refusals.write(&log, true).await;
         assert_eq!(counts(&log).iter().map(|c| c.1).sum::<u32>(), 1000);
         assert_eq!(counts(&log)[0], (OTHERS.to_owned(), 990, 9900));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn clients_behind_one_address_are_told_apart() {
+        let refusals = Refusals::new(10, Duration::from_secs(10), Arc::new(Meters::new()));
+        let log = Memory::default();
+        for name in ["one", "two"] {
+            refusals.note(
+                EarlyRefusal {
+                    claim: Some(name.into()),
+                    ..refusal("10.0.0.1", name)
+                },
+                1,
+            );
+        }
+        refusals.write(&log, false).await;
+        let records = log.records.lock().unwrap();
+        let mut messages: Vec<&str> = records.iter().map(|r| r.message.as_str()).collect();
+        messages.sort_unstable();
+        assert_eq!(messages, ["one", "two"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_log_has_few_lines_and_says_how_many_it_left_out() {
+        let (mut lines, second) = (Lines::default(), Duration::from_secs(1));
+        let now = Instant::now();
+        let shown = (0..100).filter(|_| lines.next(now, second).shown).count();
+        assert_eq!(shown, LINES_MAX as usize);
+        let said = lines.next(now + second, second);
+        assert!(said.shown);
+        assert_eq!(said.hidden, Some(100 - LINES_MAX));
     }
 
     #[tokio::test(start_paused = true)]

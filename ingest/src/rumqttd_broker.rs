@@ -184,6 +184,7 @@ impl Rumqttd {
                         source: topic.as_str().into(),
                         topic,
                         payload: forward.publish.payload,
+                        retain: true,
                     };
                     let receipt = offer_until(&*self.intake, publish, &stop).await;
                     let Some(receipt) = receipt else {

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use anyhow::Context as _;
 use bytes::Bytes;
 use event::{IngestTime, Record};
 use eventlog::Clock;
@@ -55,8 +54,10 @@ impl Activity {
 /// Writes to every partition that nothing could enter the log since its last record, so that silence
 /// timers do not count our own outage. A partition without a record has nothing to note.
 ///
+/// May be called again after an error: what was noted already ends where the next note begins.
+///
 /// **Errors**: the log does not take it; then serving must not begin.
-pub async fn note_gap(log: &dyn Append, clock: &Clock) -> anyhow::Result<()> {
+pub async fn note_gap(log: &dyn Append, clock: &Clock) -> Result<(), eventlog::Error> {
     let now = clock();
     let mut appends = Vec::new();
     for partition in 0..log.partitions() {
@@ -75,20 +76,17 @@ pub async fn note_gap(log: &dyn Append, clock: &Clock) -> anyhow::Result<()> {
                 Err(eventlog::Error::QueueFull { .. }) => {
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
-                Err(error) => {
-                    return Err(error)
-                        .with_context(|| format!("note the outage in partition {partition}"));
-                }
+                Err(error) => return Err(error),
             }
         };
-        appends.push((partition, pending));
+        appends.push(pending);
     }
-    for (partition, pending) in appends {
-        pending
-            .await
-            .with_context(|| format!("note the outage in partition {partition}"))?;
+    // All are waited for, so that none is still under way when the next try begins.
+    let mut result = Ok(());
+    for pending in appends {
+        result = result.and(pending.await.map(drop));
     }
-    Ok(())
+    result
 }
 
 /// Gives every partition that was idle for `tick_ms` a tick, until `stop`.
@@ -132,10 +130,12 @@ pub async fn run(
         match failure {
             Some(error) if !failing => {
                 tracing::error!(error = describe(&error), "failed to append a tick");
+                meters.log_failing.set(1.0);
                 failing = true;
             }
             None if failing => {
                 tracing::info!("ticks are appended again");
+                meters.log_failing.set(0.0);
                 failing = false;
             }
             _ => {}

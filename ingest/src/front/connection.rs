@@ -203,6 +203,7 @@ where
     {
         shared.intake.refuse(EarlyRefusal {
             source: Arc::clone(&connection.session.client_id),
+            claim: None,
             agent: connection.session.principal.agent().cloned(),
             reason: *reason,
             message: message.clone(),
@@ -307,6 +308,7 @@ async fn offer_will(
         source: client_id,
         topic: will.topic,
         payload: will.payload,
+        retain: will.retain,
     };
     let until = Instant::now() + ms(shared.shutdown_grace_ms);
     loop {
@@ -615,6 +617,7 @@ impl Connection {
             );
             self.shared.intake.refuse(EarlyRefusal {
                 source: Arc::clone(&self.session.client_id),
+                claim: None,
                 agent: self.session.principal.agent().cloned(),
                 reason: RefusalReason::TooLarge,
                 message: message.clone(),
@@ -638,6 +641,7 @@ impl Connection {
             source: Arc::clone(&self.session.client_id),
             topic: publish.topic,
             payload: publish.payload,
+            retain: publish.retain,
         };
         self.offer(message, publish.id, status);
     }

@@ -19,6 +19,8 @@ use crate::settings::{FrontSettings, ms};
 
 /// Longest reason string sent to a client, characters.
 const REASON_CHARS_MAX: usize = 200;
+/// How much of a user name and a client id a refusal shows.
+const CLAIM_CHARS_MAX: usize = 40;
 /// A client that takes smaller packets than this gets no reason strings.
 const REASON_PACKET_BYTES_MIN: u32 = 1024;
 
@@ -88,6 +90,7 @@ pub async fn accept<R: AsyncRead + Unpin>(
     let refusal = |reason, message: String, bytes| {
         Some(EarlyRefusal {
             source: Arc::clone(&source),
+            claim: None,
             agent: None,
             reason,
             message,
@@ -172,10 +175,26 @@ pub async fn accept<R: AsyncRead + Unpin>(
         }
     };
     let version = connect.version;
+    let claim = claim(&connect);
     check(shared, connect).map_err(|(why, reason, message)| {
         codec::connack_refused(out, version, why);
-        refusal(reason, message, packet.len() as u64)
+        let message = format!("{message} ({claim})");
+        let refusal = refusal(reason, message, packet.len() as u64);
+        refusal.map(|refusal| EarlyRefusal {
+            claim: Some(claim.into()),
+            ..refusal
+        })
     })
+}
+
+/// Who a client says it is, for people.
+fn claim(connect: &Connect) -> String {
+    let short = |text: &str| text.chars().take(CLAIM_CHARS_MAX).collect::<String>();
+    let client = short(&connect.client_id);
+    match connect.user.as_deref() {
+        Some(user) => format!("user {:?}, client id {client:?}", short(user)),
+        None => format!("no user, client id {client:?}"),
+    }
 }
 
 async fn read_frame<R: AsyncRead + Unpin>(
@@ -233,18 +252,10 @@ fn check(shared: &Shared, connect: Connect) -> Result<Session, Refusal> {
         client_id: id,
     };
     let principal = shared.auth.authenticate(credentials).map_err(|error| {
-        let user: String = connect
-            .user
-            .as_deref()
-            .unwrap_or("")
-            .chars()
-            .take(64)
-            .collect();
-        let text = format!("{error} (user {user:?})");
         (
             ConnectRefusal::Credentials,
             RefusalReason::Unauthorized,
-            text,
+            error.to_string(),
         )
     })?;
     let will = check_will(shared, &principal, connect.version, connect.will)?;

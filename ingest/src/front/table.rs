@@ -294,6 +294,11 @@ impl Inner {
         kept_max: usize,
         bytes_max: usize,
     ) {
+        if payload.is_empty() {
+            // The rule of MQTT for clearing what is kept.
+            self.kept.remove(agent);
+            return;
+        }
         if payload.len() > bytes_max {
             return;
         }

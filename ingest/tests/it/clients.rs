@@ -313,6 +313,42 @@ async fn statuses_are_kept_passed_on_and_the_last_will_is_published() {
 }
 
 #[tokio::test]
+async fn an_empty_retained_status_clears_what_is_kept() {
+    let system = start(settings()).await;
+    let topic = event::topic::status(&agent("gw-1"));
+    let mut device = Client::connect(Client::options(&system, "gw-1-7", Some("gw-1"))).await;
+    for payload in ["{\"online\":true}", ""] {
+        let sent = device
+            .client
+            .publish(&topic, QoS::AtLeastOnce, true, payload);
+        sent.await.unwrap();
+        device.puback().await;
+    }
+    // Whoever subscribes now hears nothing kept: the first that comes is the next status.
+    let mut reader = Client::connect(Client::options(&system, "reader", None)).await;
+    reader.subscribe("tidewatch/v1/+/status").await;
+    let next = "{\"online\":true,\"backlog\":3}";
+    let sent = device.client.publish(&topic, QoS::AtLeastOnce, false, next);
+    sent.await.unwrap();
+    device.puback().await;
+    let heard = reader.message().await;
+    assert_eq!((&heard.payload[..], heard.retain), (next.as_bytes(), false));
+    // Nothing was refused, and nothing recorded for the clearing.
+    assert!(system.refusals().is_empty());
+    let statuses = system.records().into_iter();
+    assert_eq!(
+        statuses.filter(|r| matches!(r, Record::Status(_))).count(),
+        2
+    );
+    // Without the flag an empty status is an error, as before.
+    let sent = device.client.publish(&topic, QoS::AtLeastOnce, false, "");
+    sent.await.unwrap();
+    device.puback().await;
+    system.refusal(RefusalReason::Empty).await;
+    system.stop().await;
+}
+
+#[tokio::test]
 async fn a_clean_disconnect_publishes_no_will() {
     let system = start(settings()).await;
     let topic = event::topic::status(&agent("gw-1"));

@@ -603,3 +603,71 @@ async fn acks_find_the_next_connection_of_the_agent() {
     assert_eq!(second.packet().await.unwrap()[0], 0x30);
     system.stop().await;
 }
+
+#[tokio::test]
+async fn a_start_on_a_full_disk_waits_and_notes_the_outage_before_anything_else() {
+    let system = start(settings()).await;
+    let mut wire = Wire::connect(&system, 4, "d", "").await;
+    wire.send(&publish(4, TELEMETRY, 1, b"{\"t\":1}")).await;
+    assert_eq!(wire.packet().await.map(|p| p[0]), Some(0x40));
+    let dir = system.stop().await;
+    let log = common::open_log(&dir);
+    let switched = Arc::new(Switched {
+        log: log.clone(),
+        mode: Mutex::new(Mode::Full),
+        held: Mutex::default(),
+    });
+    let prepare = || async {
+        let append: Arc<dyn Append> = switched.clone();
+        let auth = ingest::auth::from_settings(&settings().auth);
+        ingest::Ingest::prepare_on(settings(), append, auth, common::clock())
+            .await
+            .unwrap()
+    };
+    let pause = Duration::from_millis(5);
+    // A stop ends the waiting.
+    let stop = tokio_util::sync::CancellationToken::new();
+    let waiting = tokio::spawn({
+        let (prepared, stop) = (prepare().await, stop.clone());
+        async move { prepared.begin(pause, &stop).await }
+    });
+    stop.cancel();
+    let ended = timeout(PATIENCE, waiting).await.unwrap().unwrap();
+    assert!(ended.unwrap().is_none());
+    // Room ends it too.
+    let (stop, prepared) = (tokio_util::sync::CancellationToken::new(), prepare().await);
+    let addr = prepared.local_addr().unwrap();
+    let before = common::records(&log).len();
+    let waiting = tokio::spawn({
+        let stop = stop.clone();
+        async move { prepared.begin(pause, &stop).await }
+    });
+    // A client that is there already is not served yet.
+    let mut early = Wire(TcpStream::connect(addr).await.unwrap());
+    early.send(&connect(4, "early", "", 60)).await;
+    early.send(&publish(4, TELEMETRY, 1, b"{\"t\":2}")).await;
+    assert_eq!(common::records(&log).len(), before);
+    assert!(!waiting.is_finished());
+    switched.set(Mode::Pass);
+    let ingest = timeout(PATIENCE, waiting).await.unwrap().unwrap();
+    let ingest = ingest.unwrap().expect("it goes on");
+    let task = tokio::spawn(ingest.run(stop.clone()));
+    assert_eq!(early.packet().await, Some(vec![0x20, 2, 0, 0]));
+    assert_eq!(early.packet().await.map(|p| p[0]), Some(0x40));
+    let records = common::records(&log);
+    let gap = |r: &Record| matches!(r, Record::AvailabilityGap { .. });
+    let plain = |r: &Record| matches!(r, Record::Plain(_));
+    let places = |what: &dyn Fn(&Record) -> bool| {
+        let found = records.iter().enumerate().filter(|(_, r)| what(r));
+        found.map(|(at, _)| at).collect::<Vec<_>>()
+    };
+    let (gaps, plains) = (places(&gap), places(&plain));
+    assert_eq!(plains.len(), 2, "{records:#?}");
+    // The device's partition: data, gap, data.
+    assert!(
+        gaps.iter().any(|&g| plains[0] < g && g < plains[1]),
+        "{records:#?}"
+    );
+    stop.cancel();
+    timeout(PATIENCE, task).await.unwrap().unwrap().unwrap();
+}
