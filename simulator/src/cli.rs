@@ -77,6 +77,9 @@ pub struct Args {
     /// Longest wait between two attempts to connect
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration::parse)]
     pub reconnect_max: Duration,
+    /// End with an error if no agent was ever connected for so long
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration::parse)]
+    pub connect_timeout: Duration,
     /// Events that all agents together hold un-acked at most (24 bytes each)
     #[arg(long, value_name = "N", default_value_t = 10_000_000)]
     pub buffer_events: u64,
@@ -123,6 +126,7 @@ impl Args {
                 defaults.reconnect.0.min(self.reconnect_max),
                 self.reconnect_max,
             ),
+            connect_timeout: self.connect_timeout,
             buffer_events: self.buffer_events,
             drain: self.drain,
             settle: self.settle,

@@ -1,11 +1,11 @@
 //! Joins sources, agents and connections to sockets and the clock, and ends a run in order: make no
 //! more events, wait until everything is acked, report the end of time, say goodbye, write the truth.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use bytes::Bytes;
 use event::{EventTime, Incarnation, Status};
 use tokio::sync::watch;
@@ -30,6 +30,8 @@ use crate::truth::{Summary, Table, Tally};
 const STOP_DRAIN: Duration = Duration::from_secs(5);
 /// Events that are made in one go before the task gives way to others.
 const MAKE_MAX: u64 = 50_000;
+/// How often a run that was never connected is looked at after its time.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// First connections are spread over so long for each agent, at most five seconds in all.
 const STAGGER_US: u64 = 500;
 const STAGGER_MAX_US: u64 = 5_000_000;
@@ -42,7 +44,8 @@ const WINDOW_US: i64 = 10_000_000;
 /// file is complete.
 ///
 /// **Errors**: settings that do not fit each other, a scenario that names strangers, a truth file that
-/// cannot be written. A server that is away is no error: agents try again until the drain limit.
+/// cannot be written, a server that no agent was ever connected to within the setting's time. A server
+/// that goes away later is no error: agents try again until the drain limit.
 pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Result<Report> {
     settings.check()?;
     let started = Instant::now();
@@ -122,6 +125,7 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
     let mut report = Report::default();
     let mut every = tokio::time::interval(Duration::from_secs(10));
     every.tick().await;
+    let mut look = tokio::time::interval_at(started + s.connect_timeout, LOOK_EVERY);
     loop {
         tokio::select! {
             ended = tasks.join_next() => match ended {
@@ -142,6 +146,17 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
                     stop.deadline = stop.deadline.min(now + drain);
                     stop.is_told = true;
                 });
+            }
+            _ = look.tick(), if !progress.ever_connected.load(Relaxed) => {
+                // Without a failure the scenario has kept all agents away.
+                if let Some(reason) = progress.failure() {
+                    tasks.abort_all();
+                    bail!(
+                        "no agent could connect to {} within {:?}: {reason}; is this the MQTT address of a running server?",
+                        s.connect,
+                        s.connect_timeout
+                    );
+                }
             }
             _ = every.tick() => tracing::info!(
                 made = progress.made.load(Relaxed),
@@ -199,6 +214,25 @@ struct Progress {
     made: AtomicU64,
     acked: AtomicU64,
     connected: AtomicU64,
+    ever_connected: AtomicBool,
+    /// Why the newest attempt failed; kept until a first one succeeds.
+    failure: Mutex<Option<String>>,
+}
+
+impl Progress {
+    fn failure(&self) -> Option<String> {
+        let failure = self.failure.lock();
+        failure.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes a failed attempt; says whether it is the first of a run that was never connected.
+    fn failed(&self, reason: &str) -> bool {
+        if self.ever_connected.load(Relaxed) {
+            return false;
+        }
+        let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        failure.replace(reason.to_owned()).is_none()
+    }
 }
 
 /// What one agent's task brings home besides its agent.
@@ -360,6 +394,7 @@ impl Life {
                         self.retry = 0;
                         self.outcome.connections += 1;
                         self.progress.connected.fetch_add(1, Relaxed);
+                        self.progress.ever_connected.store(true, Relaxed);
                         session.send_status(&self.status(true));
                     }
                     Ok(Heard::Ack(ack)) => {
@@ -545,6 +580,10 @@ impl Life {
         let wait = (micros(first) << self.retry.min(16)).min(micros(longest));
         let wait = wait / 2 + self.rng.below(wait / 2 + 1);
         self.away_until = now + wait;
+        if self.progress.failed(reason) {
+            let server = &self.fleet.settings.connect;
+            tracing::warn!(%server, reason, "failed to connect; trying again");
+        }
         // The first failure in a row is worth a line; a thousand agents retrying are not.
         if self.retry == 0 {
             tracing::debug!(agent = %self.agent.id(), reason, "connection lost");

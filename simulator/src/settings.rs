@@ -64,6 +64,9 @@ pub struct Settings {
     pub ack_timeout: Duration,
     /// First and longest wait before a reconnect.
     pub reconnect: (Duration, Duration),
+    /// A run in which no agent was ever connected ends with an error after this long. Once one was, a
+    /// server that is away is no error.
+    pub connect_timeout: Duration,
     /// Events that all agents together may hold un-acked. An agent whose share is full makes no more
     /// until acks come (its events then come late, none is lost, and its low watermark waits).
     pub buffer_events: u64,
@@ -82,6 +85,15 @@ pub struct Server {
     pub host: String,
     /// Port.
     pub port: u16,
+}
+
+impl std::fmt::Display for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.host.contains(':') {
+            true => write!(f, "mqtt://[{}]:{}", self.host, self.port),
+            false => write!(f, "mqtt://{}:{}", self.host, self.port),
+        }
+    }
 }
 
 impl std::str::FromStr for Server {
@@ -140,6 +152,7 @@ impl Settings {
             heartbeat: Duration::from_secs(60),
             ack_timeout: Duration::from_secs(5),
             reconnect: (Duration::from_millis(250), Duration::from_secs(5)),
+            connect_timeout: Duration::from_secs(10),
             buffer_events: 10_000_000,
             drain: Duration::from_secs(120),
             settle: Duration::from_secs(15),

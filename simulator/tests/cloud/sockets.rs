@@ -288,3 +288,24 @@ async fn a_second_run_goes_on_as_the_same_agents() {
     assert!((1..=5).all(|n| p.cloud.live(&format!("gw-{n:04}")) == 1));
     server.abort();
 }
+
+#[tokio::test]
+async fn a_server_that_was_never_there_is_an_error_that_names_it() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut s = settings(&listener).await;
+    s.duration = None;
+    s.connect_timeout = Duration::from_millis(300);
+    let address = s.connect.to_string();
+    // Refused from now on.
+    drop(listener);
+    let ended = simulator::run(s, CancellationToken::new());
+    let error = tokio::time::timeout(Duration::from_secs(30), ended)
+        .await
+        .unwrap()
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains(&address) && error.to_lowercase().contains("refused"),
+        "{error}"
+    );
+}
