@@ -19,6 +19,8 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 /// Most rules and most webhooks.
 const RULES_MAX: usize = 1000;
 const WEBHOOKS_MAX: usize = 32;
+/// Least page cache of the log, bytes.
+const CACHE_BYTES_MIN: usize = 64 << 10;
 /// Environment variables that begin like ours and belong to others.
 const FOREIGN: [&str; 5] = [
     "TIDEWATCH_AGENT_",
@@ -191,7 +193,7 @@ fn merge(
     if let Some(path) = file {
         let shown = path.display();
         let size = std::fs::metadata(path)
-            .with_context(|| format!("failed to read {shown}"))?
+            .with_context(|| format!("failed to read the configuration file {shown}; give an existing one with --config, or none for the defaults (deploy/tidewatch.sample.toml has every key)"))?
             .len();
         ensure!(
             size <= FILE_BYTES_MAX,
@@ -205,14 +207,19 @@ fn merge(
         check_keys(&table, &known, "").with_context(|| format!("in {shown}"))?;
     }
     from_environment(&mut table, &known, environment)?;
-    let config: Config = Value::Table(table)
-        .try_into()
-        .context("in the configuration")?;
-    config.ingest.check()?;
-    config.declaration()?;
-    config.targets()?;
-    config.processor_settings()?;
-    Ok(config)
+    let checked = || {
+        let config: Config = Value::Table(table).try_into()?;
+        config.check_log()?;
+        config.ingest.check()?;
+        config.declaration()?;
+        config.targets()?;
+        config.processor_settings()?;
+        anyhow::Ok(config)
+    };
+    checked().with_context(|| match file {
+        Some(path) => format!("in {} (with what the environment sets)", path.display()),
+        None => "in the configuration".to_owned(),
+    })
 }
 
 fn example(keys: &[&str]) -> Value {
@@ -329,7 +336,64 @@ fn leaves(table: &Table, at: &mut Vec<String>, out: &mut Vec<(String, Vec<String
     }
 }
 
+/// Reads one rule. What its fields must be is checked here, where they still have the types of TOML.
+fn parse_rule(rule: &Table) -> anyhow::Result<Rule> {
+    let name = rule.get("name").and_then(Value::as_str).unwrap_or_default();
+    for (field, value) in rule {
+        let is_number = match value {
+            Value::Integer(_) => true,
+            Value::Float(number) => number.is_finite(),
+            _ => false,
+        };
+        let text = value.as_str();
+        let one_of = |known: &[&str]| text.is_some_and(|t| known.contains(&t));
+        let (ok, must_be) = match field.as_str() {
+            "raise" | "clear" => (is_number, "a finite number, such as 60.0"),
+            "direction" => (one_of(&["above", "below"]), "\"above\" or \"below\""),
+            "severity" => (
+                one_of(&["info", "warning", "error", "critical"]),
+                "\"info\", \"warning\", \"error\" or \"critical\"",
+            ),
+            _ => (text.is_some(), "a text in quotes"),
+        };
+        ensure!(
+            ok,
+            "rule {name:?}: {field}: must be {must_be}, it is {value}"
+        );
+    }
+    for field in ["name", "metric", "raise"] {
+        ensure!(
+            rule.contains_key(field),
+            "rule {name:?}: {field}: is missing; every rule needs name, metric and raise"
+        );
+    }
+    Rule::parse(&serde_json::to_string(rule)?).map_err(|error| match error.field {
+        // Its place in a line of JSON means nothing to who wrote TOML.
+        "json" => {
+            let message = error.message.split(" at line ").next().unwrap_or_default();
+            anyhow::anyhow!("rule {:?}: {message}", error.rule)
+        }
+        _ => error.into(),
+    })
+}
+
 impl Config {
+    /// Checks what opening the log would refuse.
+    fn check_log(&self) -> anyhow::Result<()> {
+        let most = eventlog::Settings::PARTITIONS_MAX;
+        ensure!(
+            (1..=most).contains(&self.log.partitions),
+            "log.partitions is {}; 1 to {most} is allowed",
+            self.log.partitions
+        );
+        ensure!(
+            self.log.cache_bytes >= CACHE_BYTES_MIN,
+            "log.cache_bytes is {}; at least {CACHE_BYTES_MIN} is needed",
+            self.log.cache_bytes
+        );
+        Ok(())
+    }
+
     /// Aggregates and rules, checked.
     ///
     /// **Errors**: which one is wrong, in which field, and how it would be right.
@@ -371,7 +435,7 @@ impl Config {
         }
         let mut rules: Vec<Rule> = Vec::new();
         for rule in &self.rules {
-            let rule = Rule::parse(&serde_json::to_string(rule)?)?;
+            let rule = parse_rule(rule)?;
             ensure!(
                 !rules.iter().any(|r| r.name == rule.name),
                 "rule {:?} is declared twice",
@@ -554,6 +618,73 @@ mod tests {
             "[processor]\ncheckpoint_every = \"soon\"",
             &[],
             "processor.checkpoint_every",
+        );
+    }
+
+    #[test]
+    fn wrong_rules_name_rule_and_field_and_speak_no_json() {
+        let rule = |rest: &str| format!("[[rules]]\nname = \"hot\"\nmetric = \"t\"\n{rest}");
+        for (rest, expected) in [
+            (
+                "raise = \"60\"",
+                "rule \"hot\": raise: must be a finite number",
+            ),
+            (
+                "raise = nan",
+                "rule \"hot\": raise: must be a finite number",
+            ),
+            ("clear = 1.0", "rule \"hot\": raise: is missing"),
+            (
+                "raise = 1\nseverity = \"bad\"",
+                "rule \"hot\": severity: must be \"info\"",
+            ),
+            (
+                "raise = 1\ndirection = 3",
+                "rule \"hot\": direction: must be \"above\"",
+            ),
+            ("raise = 1\nfor = 5", "rule \"hot\": for: must be a text"),
+            ("raise = 1\nfor = \"soon\"", "rule \"hot\": for: "),
+        ] {
+            let error = format!("{:#}", check(&rule(rest), &[]).unwrap_err());
+            assert!(error.contains(expected), "{error}");
+            assert!(!error.to_lowercase().contains("json"), "{error}");
+            assert!(error.starts_with("in /"), "no file is named: {error}");
+        }
+        assert!(check(&rule("raise = 60"), &[]).is_ok());
+    }
+
+    #[test]
+    fn what_the_log_would_refuse_is_refused() {
+        refused(
+            "[log]\npartitions = 0",
+            &[],
+            "log.partitions is 0; 1 to 4096",
+        );
+        refused("[log]\npartitions = 4097", &[], "log.partitions is 4097");
+        refused(
+            "[log]\ncache_bytes = 65535",
+            &[],
+            "log.cache_bytes is 65535",
+        );
+        // The limits said here are those of the log.
+        let dir = tempfile::tempdir().unwrap();
+        let config = check("[log]\npartitions = 1\ncache_bytes = 65536", &[]).unwrap();
+        let clock = || std::sync::Arc::new(|| 0);
+        eventlog::Log::open(dir.path(), config.log_settings(), clock()).unwrap();
+        let less = eventlog::Settings {
+            cache_bytes: CACHE_BYTES_MIN - 1,
+            ..config.log_settings()
+        };
+        assert!(eventlog::Log::open(dir.path(), less, clock()).is_err());
+    }
+
+    #[test]
+    fn a_missing_file_says_what_to_do() {
+        let error = merge(Some(Path::new("/no/such.toml")), std::iter::empty()).unwrap_err();
+        let error = format!("{error:#}");
+        assert!(
+            error.contains("/no/such.toml") && error.contains("--config"),
+            "{error}"
         );
     }
 

@@ -1,11 +1,12 @@
 //! The server binary: read what was asked, configure, start the roles, announce, wait, drain.
 
+mod clock;
 mod config;
 mod demo;
 mod inspect;
 mod server;
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -74,7 +75,10 @@ enum ConfigCommand {
 
 #[derive(Subcommand)]
 enum LogCommand {
-    /// Print partitions, offsets and newest records of a data folder that no server has open
+    /// Print partitions, offsets and newest records of a data folder; stop its server first
+    ///
+    /// A running server holds the folder's lock, and this command then refuses. What a running server
+    /// has is on its page and in GET /api/v1/system.
     Inspect {
         /// The data folder
         #[arg(long, value_name = "DIR")]
@@ -97,17 +101,24 @@ fn main() -> ExitCode {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
+        // When the reader of the log is gone, its complaint about that would be a panic.
+        .log_internal_errors(false)
         .init();
     match run(cli.command) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("tidewatch: {error:#}");
+            let _ = writeln!(std::io::stderr(), "tidewatch: {error:#}");
             ExitCode::FAILURE
         }
     }
 }
 
-#[allow(clippy::print_stdout)]
+/// Prints; a closed stdout (`| head`) is no reason to fail.
+fn print(text: impl std::fmt::Display) {
+    let mut out = std::io::stdout().lock();
+    let _ = write!(out, "{text}").and_then(|()| out.flush());
+}
+
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Demo(args) => block_on(demo::run(args)),
@@ -130,7 +141,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
                 let stop = CancellationToken::new();
                 server::cancel_on_signal(&stop)?;
                 let report = simulator::run(settings, stop).await?;
-                println!("{report}");
+                print(format_args!("{report}\n"));
                 Ok(if report.outstanding == 0 {
                     ExitCode::SUCCESS
                 } else {
@@ -140,7 +151,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Verify(args) => block_on(async {
             let comparison = args.run().await?;
-            println!("{comparison}");
+            print(format_args!("{comparison}\n"));
             Ok(if comparison.is_equal() {
                 ExitCode::SUCCESS
             } else {
@@ -149,15 +160,15 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         }),
         Command::Config(ConfigCommand::Check(args)) => {
             config::load(args.config.as_deref())?.declaration()?;
-            println!("configuration is right");
+            print("configuration is right\n");
             Ok(ExitCode::SUCCESS)
         }
         Command::Config(ConfigCommand::Show(args)) => {
-            print!("{}", config::load(args.config.as_deref())?.show()?);
+            print(config::load(args.config.as_deref())?.show()?);
             Ok(ExitCode::SUCCESS)
         }
         Command::Log(LogCommand::Inspect { data, records }) => {
-            print!("{}", inspect::inspect(&data, records)?);
+            print(inspect::inspect(&data, records)?);
             Ok(ExitCode::SUCCESS)
         }
     }

@@ -4,18 +4,23 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use eventlog::Log;
+use eventlog::{Log, PartitionId};
 use processor::runtime::Processor;
 use tokio_util::sync::CancellationToken;
 use views::Views;
 
+use crate::clock::SteadyClock;
 use crate::config::Config;
 
 /// A stop that takes longer than this is given up; what is durable stays durable.
 const STOP_MAX: Duration = Duration::from_secs(9);
+/// Two signals within this time are one: terminals and supervisors send to the whole group and to us.
+const SAME_SIGNAL: Duration = Duration::from_millis(500);
+/// Pause between two tries of a start whose log takes no records.
+const START_RETRY: Duration = Duration::from_secs(5);
 
 /// Where a running server listens.
 #[derive(Debug, Clone, Copy)]
@@ -26,7 +31,8 @@ pub struct Addresses {
     pub mqtt: Option<SocketAddr>,
 }
 
-/// Cancels `stop` at Ctrl-C or SIGTERM. A second one ends the process at once.
+/// Cancels `stop` at Ctrl-C or SIGTERM. A second one, half a second later or more, ends the process at
+/// once.
 ///
 /// **Errors**: the handlers cannot be installed.
 pub fn cancel_on_signal(stop: &CancellationToken) -> anyhow::Result<()> {
@@ -35,18 +41,25 @@ pub fn cancel_on_signal(stop: &CancellationToken) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("failed to listen for SIGTERM")?;
     let stop = stop.clone();
     tokio::spawn(async move {
-        for again in [false, true] {
+        let mut first: Option<Instant> = None;
+        loop {
             tokio::select! {
                 _ = interrupt.recv() => {}
                 _ = terminate.recv() => {}
             }
-            if again {
-                eprintln!(
-                    "tidewatch: stopped at once; the log has everything that was acknowledged"
-                );
-                std::process::exit(130);
+            match first {
+                None => {
+                    first = Some(Instant::now());
+                    stop.cancel();
+                }
+                Some(at) if at.elapsed() < SAME_SIGNAL => {}
+                Some(_) => {
+                    let text = "stopped at once; the log has everything that was acknowledged";
+                    // A closed stderr must not keep us here.
+                    let _ = writeln!(std::io::stderr(), "tidewatch: {text}");
+                    std::process::exit(130);
+                }
             }
-            stop.cancel();
         }
     });
     Ok(())
@@ -76,13 +89,20 @@ pub async fn up(config: Config) -> anyhow::Result<ExitCode> {
 
 /// Starts all roles, calls `ready`, waits for `stop`, drains.
 ///
+/// A log that takes no records (a full disk) does not end the start: the page is served, `/readyz`
+/// says no, and the start goes on when there is room.
+///
 /// **Errors**: as [`up`].
 pub async fn serve(
     config: Config,
     stop: CancellationToken,
     ready: impl FnOnce(Addresses),
 ) -> anyhow::Result<()> {
-    let clock: eventlog::Clock = Arc::new(wall_clock);
+    let steady = SteadyClock::new();
+    let clock: eventlog::Clock = {
+        let steady = steady.clone();
+        Arc::new(move || steady.now())
+    };
     let declaration = config.declaration()?;
     let settings = config.processor_settings()?;
     dashboard::metrics::install();
@@ -93,15 +113,43 @@ pub async fn serve(
         .await
         .context("opening the log was interrupted")?
         .with_context(|| format!("failed to open the data folder {}", config.data.display()))?;
+    let newest = (0..log.partitions()).filter_map(|p| log.last_ingest_time(PartitionId(p)));
+    if let Some(newest) = newest.max() {
+        steady.go_on_from(newest)?;
+    }
     let views = Views::new(log.partitions(), env!("CARGO_PKG_VERSION"), clock());
 
-    // The dashboard's address before anything is changed: a second server on the same ports must not
-    // come as far as the log's lock only.
+    // The addresses before anything is changed: a second server on the same ports must not come as far
+    // as the log's lock only.
     let dashboard = dashboard::Dashboard::bind(config.dashboard.clone(), views.clone()).await?;
     let auth = ingest::auth::from_settings(&config.ingest.auth);
-    let ingest = ingest::Ingest::bind(config.ingest.clone(), log.clone(), auth, clock.clone())
+    let ingest = ingest::Ingest::prepare(config.ingest.clone(), log.clone(), auth, clock.clone())
         .await
         .context("failed to start ingest")?;
+    let addresses = Addresses {
+        http: dashboard.local_addr(),
+        mqtt: ingest.local_addr(),
+    };
+    let (stop_ingest, stop_dashboard) = (CancellationToken::new(), CancellationToken::new());
+    let dashboard = tokio::spawn(dashboard.run(stop_dashboard.clone()));
+    let close = async |dashboard: tokio::task::JoinHandle<()>, log: Log| {
+        stop_dashboard.cancel();
+        dashboard.await.context("the dashboard panicked")?;
+        tokio::task::spawn_blocking(move || log.close())
+            .await
+            .context("closing the log")
+    };
+
+    tracing::info!(http = %addresses.http, "the page is served");
+    // Our absence is the first record of this life in every partition, before what the processor
+    // declares and before anything that is sent.
+    let Some(ingest) = ingest
+        .begin(START_RETRY, &stop)
+        .await
+        .context("failed to start ingest")?
+    else {
+        return close(dashboard, log).await;
+    };
     let failed = CancellationToken::new();
     let processor = {
         let (log, views, failed) = (log.clone(), views.clone(), failed.clone());
@@ -112,29 +160,28 @@ pub async fn serve(
         .context("starting the processor was interrupted")?
         .context("failed to start the processor")?
     };
-    let addresses = Addresses {
-        http: dashboard.local_addr(),
-        mqtt: ingest.local_addr(),
-    };
-
-    let (stop_ingest, stop_dashboard) = (CancellationToken::new(), CancellationToken::new());
     let mut ingest = tokio::spawn(ingest.run(stop_ingest.clone()));
-    let dashboard = tokio::spawn(dashboard.run(stop_dashboard.clone()));
     ready(addresses);
 
     let mut outcome = Ok(());
     tokio::select! {
         () = stop.cancelled() => {}
-        () = failed.cancelled() => {}
+        () = failed.cancelled() => {
+            outcome = Err(anyhow::anyhow!("a thread of the processor ended by itself"));
+        }
         ended = &mut ingest => {
             outcome = Err(anyhow::anyhow!("ingest ended by itself: {ended:?}"));
         }
     }
-    tracing::info!("stopping");
+    match &outcome {
+        Ok(()) => tracing::info!("stopping"),
+        Err(error) => tracing::error!("stopping: {error}"),
+    }
+    let ingest_ended = outcome.is_err() && ingest.is_finished();
     // In data order: nothing new comes in, what is in the log is processed and saved, then the page goes.
     let draining = async {
         stop_ingest.cancel();
-        if !ingest.is_finished() {
+        if !ingest_ended {
             ingest.await.context("ingest panicked")??;
         }
         let stopping = tokio::task::spawn_blocking(move || processor.stop())
@@ -142,28 +189,48 @@ pub async fn serve(
             .context("stopping the processor was interrupted")?
             .context("the processor failed")?;
         stopping.finished().await;
-        stop_dashboard.cancel();
-        dashboard.await.context("the dashboard panicked")?;
-        tokio::task::spawn_blocking(move || log.close())
-            .await
-            .context("closing the log")?;
-        anyhow::Ok(())
+        close(dashboard, log).await
     };
     match tokio::time::timeout(STOP_MAX, draining).await {
-        Ok(drained) => outcome.and(drained),
+        Ok(drained) => conclude(outcome, drained),
         Err(_) => {
             tracing::error!(
                 "the stop took longer than {STOP_MAX:?}; what is left is replayed at the next start"
             );
+            let code = i32::from(outcome.is_err());
+            if let Err(error) = outcome {
+                let _ = writeln!(std::io::stderr(), "tidewatch: {error:#}");
+            }
             // Threads may be stuck in a slow disk: do not wait for them.
-            std::process::exit(if outcome.is_ok() { 0 } else { 1 });
+            std::process::exit(code);
         }
     }
 }
 
-fn wall_clock() -> i64 {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+/// What a run comes to: the reason that was found while draining explains why it ended.
+fn conclude(outcome: anyhow::Result<()>, drained: anyhow::Result<()>) -> anyhow::Result<()> {
+    match (outcome, drained) {
+        (Ok(()), drained) => drained,
+        (Err(why), Ok(())) => Err(why),
+        (Err(why), Err(reason)) => Err(reason.context(why.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::anyhow;
+
+    use super::*;
+
+    #[test]
+    fn a_run_that_ended_by_itself_is_an_error_with_its_reason() {
+        assert!(conclude(Ok(()), Ok(())).is_ok());
+        let text = |outcome, drained| format!("{:#}", conclude(outcome, drained).unwrap_err());
+        assert_eq!(text(Err(anyhow!("ended")), Ok(())), "ended");
+        assert_eq!(
+            text(Err(anyhow!("ended")), Err(anyhow!("disk"))),
+            "ended: disk"
+        );
+        assert_eq!(text(Ok(()), Err(anyhow!("disk"))), "disk");
+    }
 }

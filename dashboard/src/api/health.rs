@@ -23,7 +23,8 @@ pub async fn readyz(State(shared): State<Shared>) -> Result<&'static str, ApiErr
     match shared.ready() {
         true => Ok("ok"),
         false => Err(ApiError::not_ready(
-            "the processor is still reading what was stored before the start",
+            "the processor is still reading what was stored before the start, or the log takes no \
+             records (is the disk full?); the server's log says which",
         )),
     }
 }
