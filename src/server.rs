@@ -117,30 +117,20 @@ pub async fn serve(
     if let Some(newest) = newest.max() {
         steady.go_on_from(newest)?;
     }
-    let views = Views::new(log.partitions(), env!("CARGO_PKG_VERSION"), clock());
 
     // The addresses before anything is changed: a second server on the same ports must not come as far
     // as the log's lock only.
-    let dashboard = dashboard::Dashboard::bind(config.dashboard.clone(), views.clone()).await?;
+    let mut page = Page::open(&config.dashboard, &log, &clock).await?;
     let auth = ingest::auth::from_settings(&config.ingest.auth);
     let ingest = ingest::Ingest::prepare(config.ingest.clone(), log.clone(), auth, clock.clone())
         .await
         .context("failed to start ingest")?;
     let addresses = Addresses {
-        http: dashboard.local_addr(),
+        http: page.address,
         mqtt: ingest.local_addr(),
     };
-    let (stop_ingest, stop_dashboard) = (CancellationToken::new(), CancellationToken::new());
-    let dashboard = tokio::spawn(dashboard.run(stop_dashboard.clone()));
-    let close = async |dashboard: tokio::task::JoinHandle<()>, log: Log| {
-        stop_dashboard.cancel();
-        dashboard.await.context("the dashboard panicked")?;
-        tokio::task::spawn_blocking(move || log.close())
-            .await
-            .context("closing the log")
-    };
-
     tracing::info!(http = %addresses.http, "the page is served");
+
     // Our absence is the first record of this life in every partition, before what the processor
     // declares and before anything that is sent.
     let Some(ingest) = ingest
@@ -148,18 +138,44 @@ pub async fn serve(
         .await
         .context("failed to start ingest")?
     else {
-        return close(dashboard, log).await;
+        return close(page, log).await;
     };
     let failed = CancellationToken::new();
-    let processor = {
-        let (log, views, failed) = (log.clone(), views.clone(), failed.clone());
-        tokio::task::spawn_blocking(move || {
-            Processor::start(&settings, &log, &views, &declaration, &clock, &failed)
-        })
-        .await
-        .context("starting the processor was interrupted")?
-        .context("failed to start the processor")?
+    let processor = loop {
+        let started = {
+            let (settings, declaration) = (settings.clone(), declaration.clone());
+            let (log, views) = (log.clone(), page.views.clone());
+            let (clock, failed) = (clock.clone(), failed.clone());
+            tokio::task::spawn_blocking(move || {
+                Processor::start(&settings, &log, &views, &declaration, &clock, &failed)
+            })
+            .await
+            .context("starting the processor was interrupted")?
+        };
+        let error = match started {
+            Ok(processor) => break processor,
+            Err(error) => error.context("failed to start the processor"),
+        };
+        if !is_log_failing(&error) {
+            return Err(error);
+        }
+        tracing::error!("{error:#}; trying again in {START_RETRY:?}");
+        // What the failed start put into the views is of no use to the next one.
+        let listen = dashboard::Settings {
+            listen: page.address,
+            ..config.dashboard.clone()
+        };
+        page.close().await?;
+        page = Page::open(&listen, &log, &clock).await?;
+        tokio::select! {
+            () = stop.cancelled() => return close(page, log).await,
+            () = tokio::time::sleep(START_RETRY) => {}
+        }
+        if !ingest.note_gap(START_RETRY, &stop).await? {
+            return close(page, log).await;
+        }
     };
+    let stop_ingest = CancellationToken::new();
     let mut ingest = tokio::spawn(ingest.run(stop_ingest.clone()));
     ready(addresses);
 
@@ -189,7 +205,7 @@ pub async fn serve(
             .context("stopping the processor was interrupted")?
             .context("the processor failed")?;
         stopping.finished().await;
-        close(dashboard, log).await
+        close(page, log).await
     };
     match tokio::time::timeout(STOP_MAX, draining).await {
         Ok(drained) => conclude(outcome, drained),
@@ -205,6 +221,55 @@ pub async fn serve(
             std::process::exit(code);
         }
     }
+}
+
+/// The views and the server that shows them.
+struct Page {
+    views: Arc<Views>,
+    address: SocketAddr,
+    stop: CancellationToken,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Page {
+    async fn open(
+        settings: &dashboard::Settings,
+        log: &Log,
+        clock: &eventlog::Clock,
+    ) -> anyhow::Result<Self> {
+        let views = Views::new(log.partitions(), env!("CARGO_PKG_VERSION"), clock());
+        let dashboard = dashboard::Dashboard::bind(settings.clone(), views.clone()).await?;
+        let (address, stop) = (dashboard.local_addr(), CancellationToken::new());
+        let task = tokio::spawn(dashboard.run(stop.clone()));
+        Ok(Self {
+            views,
+            address,
+            stop,
+            task,
+        })
+    }
+
+    async fn close(self) -> anyhow::Result<()> {
+        self.stop.cancel();
+        self.task.await.context("the dashboard panicked")
+    }
+}
+
+async fn close(page: Page, log: Log) -> anyhow::Result<()> {
+    page.close().await?;
+    tokio::task::spawn_blocking(move || log.close())
+        .await
+        .context("closing the log")
+}
+
+/// Whether the log could not write now, and may later.
+fn is_log_failing(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        matches!(
+            cause.downcast_ref(),
+            Some(eventlog::Error::Full { .. } | eventlog::Error::Io { .. })
+        )
+    })
 }
 
 /// What a run comes to: the reason that was found while draining explains why it ended.

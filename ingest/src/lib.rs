@@ -66,54 +66,26 @@ use settings::{Broker, ms};
 use ticker::Activity;
 
 /// Ingest, bound to its address; nothing is in the log yet. [`Prepared::begin`] goes on.
-pub struct Prepared {
-    ingest: Ingest,
-    clock: Clock,
-}
+pub struct Prepared(Ingest);
 
 impl Prepared {
     /// Where MQTT clients will be served; none with an external broker.
     pub fn local_addr(&self) -> Option<SocketAddr> {
-        self.ingest.local_addr
+        self.0.local_addr
     }
 
-    /// Notes in every partition of the log that nothing could enter since its last record. While the
-    /// log takes no records (a full disk) it tries again after every `pause`, and says so as an error
-    /// each time. None if `stop` came first.
+    /// Notes in every partition of the log that nothing could enter since its last record, as
+    /// [`Ingest::note_gap`] does. None if `stop` came first.
     ///
-    /// **Errors**: a log that no waiting will make append.
+    /// **Errors**: as [`Ingest::note_gap`].
     pub async fn begin(
         self,
         pause: Duration,
         stop: &CancellationToken,
     ) -> anyhow::Result<Option<Ingest>> {
-        let Self { ingest, clock } = self;
-        let mut failing = false;
-        loop {
-            // All partitions again after a failure: the time in which we tried is part of the outage.
-            let Err(error) = ticker::note_gap(&*ingest.log, &clock).await else {
-                break;
-            };
-            if !append::is_passing(&error) {
-                let error = anyhow::Error::from(error);
-                return Err(error.context("note in the log that the server was away"));
-            }
-            failing = true;
-            ingest.meters.log_failing.set(1.0);
-            tracing::error!(
-                error = append::describe(&error),
-                "the log takes no records, so nothing can be taken yet; make room on the disk of the data folder"
-            );
-            tokio::select! {
-                () = stop.cancelled() => return Ok(None),
-                () = tokio::time::sleep(pause) => {}
-            }
-        }
-        if failing {
-            ingest.meters.log_failing.set(0.0);
-            tracing::info!("the log takes records");
-        }
-        Ok(Some(ingest))
+        let Self(ingest) = self;
+        let noted = ingest.note_gap(pause, stop).await?;
+        Ok(noted.then_some(ingest))
     }
 }
 
@@ -162,10 +134,10 @@ impl Ingest {
         clock: Clock,
     ) -> anyhow::Result<Self> {
         let prepared = Self::prepare_on(settings, log, auth, clock.clone()).await?;
-        ticker::note_gap(&*prepared.ingest.log, &clock)
+        ticker::note_gap(&*prepared.0.log, &clock)
             .await
             .context("note in the log that the server was away")?;
-        Ok(prepared.ingest)
+        Ok(prepared.0)
     }
 
     /// Checks the settings and binds the address, without a look at whether the log takes records.
@@ -207,7 +179,7 @@ impl Ingest {
             refusals: Arc::clone(&refusals),
             activity: Arc::clone(&activity),
             meters: Arc::clone(&meters),
-            clock: clock.clone(),
+            clock,
             downlink: OnceLock::new(),
         });
         let (form, downlink, local_addr) = match &settings.broker {
@@ -262,7 +234,50 @@ impl Ingest {
             gate,
             form,
         };
-        Ok(Prepared { ingest, clock })
+        Ok(Prepared(ingest))
+    }
+
+    /// Notes in every partition of the log that nothing could enter since its last record. While the
+    /// log takes no records (a full disk) it tries again after every `pause`, and says so as an error
+    /// each time. False if `stop` came first. May be called again as long as nothing is served.
+    ///
+    /// **Errors**: a log that no waiting will make append.
+    pub fn note_gap(
+        &self,
+        pause: Duration,
+        stop: &CancellationToken,
+    ) -> impl Future<Output = anyhow::Result<bool>> + Send + use<> {
+        // The forms of the broker cannot be shared between threads; what is needed here can.
+        let (log, clock) = (Arc::clone(&self.log), self.gate.clock.clone());
+        let (meters, stop) = (Arc::clone(&self.meters), stop.clone());
+        async move {
+            let mut failing = false;
+            loop {
+                // All partitions again after a failure: the time in which we tried is part of the outage.
+                let Err(error) = ticker::note_gap(&*log, &clock).await else {
+                    break;
+                };
+                if !append::is_passing(&error) {
+                    let error = anyhow::Error::from(error);
+                    return Err(error.context("note in the log that the server was away"));
+                }
+                failing = true;
+                meters.log_failing.set(1.0);
+                tracing::error!(
+                    error = append::describe(&error),
+                    "the log takes no records, so nothing can be taken yet; make room on the disk of the data folder"
+                );
+                tokio::select! {
+                    () = stop.cancelled() => return Ok(false),
+                    () = tokio::time::sleep(pause) => {}
+                }
+            }
+            if failing {
+                meters.log_failing.set(0.0);
+                tracing::info!("the log takes records");
+            }
+            Ok(true)
+        }
     }
 
     /// Where MQTT clients connect; none with an external broker.
