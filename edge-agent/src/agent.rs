@@ -2,18 +2,19 @@
 
 use std::time::Duration;
 
-use anyhow::Context as _;
-use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinSet;
+use anyhow::{Context as _, anyhow};
+use event::EventTime;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::buffer::{self, Buffer, BufferError};
+use crate::buffer::{self, Buffer, BufferError, OpenError, Opened};
 use crate::clock::Clock;
 use crate::config::{Settings, Source, SourceKind};
 use crate::core::Core;
 use crate::inbox::{Inbox, News};
-use crate::keeper::{Keeper, TO_LINK_MAX};
-use crate::sources::{Counts, Feed, file, host, stdin};
+use crate::keeper::{FULL_WAIT, Keeper, TO_LINK_MAX};
+use crate::sources::{Feed, Unreadable, file, host, stdin};
 use crate::uplink::link;
 
 /// The link's last words may take a little longer than they should.
@@ -30,18 +31,16 @@ pub struct Report {
 /// cloud has acknowledged everything. When this returns, everything accepted is on disk and the
 /// buffer is closed.
 ///
-/// **Errors**: the buffer cannot be opened, or fails while it is in use.
+/// A full disk is waited for.
+///
+/// **Errors**: the buffer cannot be opened, or fails while it is in use; with `exit_when_done`, once
+/// all else is done, a source could not be read; a part of the agent panicked.
 pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Result<Report> {
     let clock = Clock::new(settings.clock);
-    let opened = buffer::open(
-        &settings.data_dir,
-        &settings.agent,
-        &settings.buffer,
-        rand::random(),
-        clock.wall(),
-    )
-    .with_context(|| format!("open the buffer in {}", settings.data_dir.display()))?;
-    let buffer = opened.buffer;
+    let Some(opened) = open_when_there_is_room(&settings, &clock, &shutdown).await? else {
+        return Ok(Report { done: false });
+    };
+    let (buffer, disk_full) = (opened.buffer, opened.disk_full);
     let held = buffer.held();
     tracing::info!(
         agent = %settings.agent, incarnation = %buffer.incarnation(),
@@ -50,9 +49,10 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
         "tidewatch-agent {} starts", env!("CARGO_PKG_VERSION")
     );
     let inbox = Inbox::new(settings.inbox.clone(), clock);
+    let (incarnation, told) = watch::channel(buffer.incarnation());
     let identity = link::Identity {
         agent: settings.agent.clone(),
-        incarnation: buffer.incarnation(),
+        incarnation: told,
     };
     let stop_sources = CancellationToken::new();
     // Every source is known before the first word goes out: one that replays the past must hold the
@@ -61,28 +61,38 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
 
     let (to_link, from_keeper) = mpsc::channel(TO_LINK_MAX);
     let link_settings = settings.link.clone();
-    let link = tokio::spawn(link::run(
+    let mut link = tokio::spawn(link::run(
         link_settings,
         identity,
         inbox.clone(),
         from_keeper,
     ));
-    let core = Core::new(
-        settings.agent.clone(),
-        buffer,
-        settings.session.clone(),
-        settings.batch_bytes_max,
-        rand::random(),
-    );
-    let keeper = Keeper {
-        core,
+    let held = held.bytes;
+    let core = core(&settings, buffer);
+    let again = settings.clone();
+    let mut keeper = Keeper {
         inbox: inbox.clone(),
         link: to_link,
         flush_interval: settings.inbox.commit_interval,
+        dir: settings.data_dir.clone(),
+        reopen: Box::new(move |now| {
+            let opened = open(&again, now)?;
+            incarnation.send_replace(opened.buffer.incarnation());
+            Ok(self::core(&again, opened.buffer))
+        }),
+        full_wait: FULL_WAIT,
+        full: None,
+        told_full: None,
+        failed: None,
     };
-    let mut kept = spawn(keeper)?;
+    if disk_full {
+        keeper.pause(held);
+    }
+    let mut kept = spawn(keeper, core)?;
 
     let mut done = false;
+    let mut failed: Vec<anyhow::Error> = Vec::new();
+    let mut link_ended = false;
     let mut asked_to_finish = false;
     let result = loop {
         tokio::select! {
@@ -93,8 +103,26 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
                 inbox.tell(News::Stop(settings.stop_grace));
             }
             ended = sources.join_next(), if !sources.is_empty() => {
-                if let Some(Err(error)) = ended {
-                    tracing::error!(%error, "a source failed");
+                match ended {
+                    None | Some(Ok(Ok(()))) => {}
+                    Some(Ok(Err(error))) => {
+                        tracing::error!("{error}");
+                        failed.push(error.into());
+                    }
+                    Some(Err(error)) => {
+                        failed.insert(0, panicked("a source", &error));
+                        stop_sources.cancel();
+                        inbox.tell(News::Stop(settings.stop_grace));
+                    }
+                }
+            }
+            // It ends with the keeper's goodbye, which comes right before the keeper's result.
+            ended = &mut link, if !link_ended => {
+                link_ended = true;
+                if let Err(error) = ended {
+                    failed.insert(0, panicked("the connection", &error));
+                    stop_sources.cancel();
+                    inbox.tell(News::Stop(Duration::ZERO));
                 }
             }
             // With no source left and nothing else to wait for.
@@ -107,25 +135,83 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
         }
     };
     stop_sources.cancel();
-    let result = result.unwrap_or(Err(BufferError::Poisoned));
+    // It tells its result, unless it panics.
+    let result = result.map_err(|_| anyhow!("the keeper's thread panicked"))?;
     if let Err(BufferError::Damaged(_)) = &result {
         buffer::suspect(&settings.data_dir);
     }
-    if tokio::time::timeout(LINK_END_MAX, link).await.is_err() {
+    if !link_ended && tokio::time::timeout(LINK_END_MAX, link).await.is_err() {
         tracing::warn!("the connection did not end in time");
     }
     result.context("keep the buffer")?;
     let done = done && !shutdown.is_cancelled();
-    Ok(Report { done })
+    let panicked = failed.first().is_some_and(|e| !e.is::<Unreadable>());
+    match failed.into_iter().next() {
+        Some(error) if done || panicked => Err(error),
+        _ => Ok(Report { done }),
+    }
+}
+
+fn panicked(what: &str, error: &JoinError) -> anyhow::Error {
+    anyhow!("{what} failed: {error}")
+}
+
+/// On a full disk where not even the reserve's room suffices to begin a life, this waits. None if
+/// the agent is to stop.
+async fn open_when_there_is_room(
+    settings: &Settings,
+    clock: &Clock,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<Option<Opened>> {
+    let dir = settings.data_dir.display();
+    let mut said = false;
+    loop {
+        let error = match open(settings, clock.wall()) {
+            Ok(opened) => return Ok(Some(opened)),
+            Err(error) => error,
+        };
+        let full = error.is_disk_full();
+        let error = anyhow::Error::from(error).context(format!("open the buffer in {dir}"));
+        if !full {
+            return Err(error);
+        }
+        if !said {
+            tracing::error!(
+                "{error:#}; waiting until there is room: free space on the disk of {dir}"
+            );
+            said = true;
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(None),
+            () = tokio::time::sleep(FULL_WAIT) => {}
+        }
+    }
+}
+
+fn open(settings: &Settings, now: EventTime) -> Result<Opened, OpenError> {
+    let Settings {
+        data_dir, agent, ..
+    } = settings;
+    buffer::open(data_dir, agent, &settings.buffer, rand::random(), now)
+}
+
+fn core(settings: &Settings, buffer: Buffer) -> Core {
+    Core::new(
+        settings.agent.clone(),
+        buffer,
+        settings.session.clone(),
+        settings.batch_bytes_max,
+        rand::random(),
+    )
 }
 
 /// The keeper's thread; its result comes through the channel.
-fn spawn(keeper: Keeper) -> anyhow::Result<oneshot::Receiver<Result<(), BufferError>>> {
+fn spawn(keeper: Keeper, core: Core) -> anyhow::Result<oneshot::Receiver<Result<(), BufferError>>> {
     let (tell, kept) = oneshot::channel();
     std::thread::Builder::new()
         .name("keeper".to_owned())
         .spawn(move || {
-            let _ = tell.send(keeper.run());
+            let _ = tell.send(keeper.run(core));
         })
         .context("start the keeper's thread")?;
     Ok(kept)
@@ -136,22 +222,32 @@ fn start_sources(
     inbox: &std::sync::Arc<Inbox>,
     buffer: &Buffer,
     stop: &CancellationToken,
-) -> anyhow::Result<JoinSet<Counts>> {
+) -> anyhow::Result<JoinSet<Result<(), Unreadable>>> {
     let mut tasks = JoinSet::new();
     for source in sources {
         let feed = Feed::new(inbox.clone(), source.name.clone(), &source.attributes)
             .with_context(|| format!("start the source {:?}", source.name))?;
         let stop = stop.clone();
         match source.kind.clone() {
-            SourceKind::Host(settings) => drop(tasks.spawn(host::run(settings, feed, stop))),
+            SourceKind::Host(settings) => drop(tasks.spawn(async move {
+                host::run(settings, feed, stop).await;
+                Ok(())
+            })),
             SourceKind::Stdin(settings) => {
-                drop(tasks.spawn(stdin::run(settings, std::io::stdin(), feed, stop)));
+                drop(tasks.spawn(async move {
+                    stdin::run(settings, std::io::stdin(), feed, stop).await;
+                    Ok(())
+                }));
             }
             SourceKind::File(settings) => {
                 let cursor = buffer
                     .cursor(&source.name)
                     .with_context(|| format!("read the cursor of {:?}", source.name))?;
-                drop(tasks.spawn(file::run(settings, cursor, feed, stop)));
+                drop(
+                    tasks.spawn(
+                        async move { file::run(settings, cursor, feed, stop).await.map(drop) },
+                    ),
+                );
             }
         }
     }

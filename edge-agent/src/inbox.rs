@@ -109,11 +109,28 @@ pub(crate) struct Pending {
 }
 
 impl Pending {
-    pub fn cursors(&mut self) -> Vec<Cursor> {
-        std::mem::take(&mut self.cursors)
+    pub fn cursors(&self) -> Vec<Cursor> {
+        self.cursors
+            .clone()
             .into_iter()
             .map(|(source, position)| Cursor { source, position })
             .collect()
+    }
+
+    /// What came first, then what came later.
+    fn and_then(mut self, later: Self) -> Self {
+        self.samples.extend(later.samples);
+        self.cursors.extend(later.cursors);
+        Self {
+            samples: self.samples,
+            cursors: self.cursors,
+            volatile: self.volatile || later.volatile,
+            urgent: self.urgent || later.urgent,
+            bytes: self.bytes + later.bytes,
+            since: [self.since, later.since].into_iter().flatten().min(),
+            earliest: [self.earliest, later.earliest].into_iter().flatten().min(),
+            permits: self.permits + later.permits,
+        }
     }
 
     fn is_empty(&self) -> bool {
@@ -264,6 +281,35 @@ impl Inbox {
     pub(crate) fn set_backlog(&self, bytes: u64) {
         self.backlog
             .send_if_modified(|b| std::mem::replace(b, bytes) != bytes);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn has_waiting(&self) -> bool {
+        self.room.available_permits() < self.settings.events_max
+    }
+
+    /// `pending` could not be stored: it waits again, before all that has come since.
+    pub(crate) fn put_back(&self, pending: Pending) {
+        let mut state = self.lock();
+        let later = std::mem::take(&mut state.pending);
+        state.pending = pending.and_then(later);
+    }
+
+    /// Waits until there is news or the monotonic time `until`; samples stay where they are.
+    pub(crate) fn wait_for_news(&self, until: Duration) -> Vec<News> {
+        let mut state = self.lock();
+        loop {
+            let now = self.clock.monotonic();
+            if !state.news.is_empty() || now >= until {
+                return state.news.drain(..).collect();
+            }
+            let wait = (until - now).max(Duration::from_micros(100));
+            state = self
+                .wake
+                .wait_timeout(state, wait)
+                .unwrap_or_else(|e| e.into_inner())
+                .0;
+        }
     }
 
     /// Waits until there is news, a commit is due, or the monotonic time `until`. With `all`, samples
@@ -490,7 +536,7 @@ mod tests {
         assert!(!waiting.is_finished());
         inbox.set_backlog(100);
         waiting.await.unwrap().unwrap();
-        let mut pending = inbox.wait(None, true).1.unwrap();
+        let pending = inbox.wait(None, true).1.unwrap();
         assert!(!pending.volatile);
         assert_eq!(pending.cursors().len(), 1);
     }

@@ -4,14 +4,16 @@
 //! One thread, because a commit blocks (on an SD card for a long time) and because one owner needs
 //! no locks. It sleeps until there is something to do: an idle agent uses no CPU.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use event::{EventTime, Incarnation};
 use tokio::sync::mpsc;
 
-use crate::buffer::BufferError;
+use crate::buffer::{BufferError, OpenError, reserve};
 use crate::core::{AckError, Core, Outgoing};
-use crate::inbox::{Inbox, News};
+use crate::inbox::{Inbox, News, Pending};
 
 /// What the link is to do.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,8 +22,8 @@ pub(crate) enum ToLink {
     Batch(Vec<u8>),
     /// Publish on the status topic, retained.
     Status(String),
-    /// Close the connection and make a new one.
-    Reconnect,
+    /// Close the connection, for this reason, and make a new one.
+    Reconnect(&'static str),
     /// Publish the last status, disconnect and end.
     Goodbye(String),
 }
@@ -32,13 +34,39 @@ pub(crate) const TO_LINK_MAX: usize = 32;
 /// When something keeps it from sending, look again after this time.
 const BLOCKED_WAIT: Duration = Duration::from_millis(20);
 
-#[derive(Debug)]
+/// On a full disk, look for room again after this time.
+pub(crate) const FULL_WAIT: Duration = Duration::from_secs(5);
+/// A full disk is not reported again before this time.
+const FULL_LOG_EVERY: Duration = Duration::from_secs(600);
+
+/// Opens the buffer again after the disk was full, as a new life.
+pub(crate) type Reopen = Box<dyn FnMut(EventTime) -> Result<Core, OpenError> + Send>;
+
 pub(crate) struct Keeper {
-    pub core: Core,
     pub inbox: Arc<Inbox>,
     pub link: mpsc::Sender<ToLink>,
     /// What acks have changed is on disk after at most this time.
     pub flush_interval: Duration,
+    /// Where the buffer lies.
+    pub dir: PathBuf,
+    pub reopen: Reopen,
+    /// On a full disk, look for room again after this time.
+    pub full_wait: Duration,
+    /// Nothing is taken from the sources, because the disk is full.
+    pub full: Option<Full>,
+    /// When a full disk was last reported.
+    pub told_full: Option<Duration>,
+    /// What could not be stored, and the number that its last event was to have.
+    pub failed: Option<(Pending, u64)>,
+}
+
+/// The disk is full.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Full {
+    /// Bytes held when that was found.
+    pub held: u64,
+    /// When to look again.
+    pub look_at: Duration,
 }
 
 /// How far the end has come.
@@ -54,81 +82,198 @@ enum Phase {
 impl Keeper {
     /// Works until the end. When this returns `Ok`, everything accepted is on disk and the buffer is
     /// closed in order.
-    pub(crate) fn run(mut self) -> Result<(), BufferError> {
-        let result = self.work();
+    ///
+    /// A full disk is no end: sources wait, what is held is sent and deleted, and when there is room
+    /// it goes on.
+    pub(crate) fn run(mut self, mut core: Core) -> Result<(), BufferError> {
+        let mut phase = Phase::Running;
+        let mut last_try = false;
+        let (result, offline) = loop {
+            let result = self.work(&mut core, &mut phase);
+            let offline = core.status(false).to_json();
+            match result {
+                Ok(()) => break (Ok(core), offline),
+                Err(error) if error.is_disk_full() && !last_try => {
+                    last_try = matches!(phase, Phase::Stopping(_));
+                    let (life, held) = (core.buffer().incarnation(), core.buffer().held().bytes);
+                    drop(core);
+                    self.pause(held);
+                    match self.open_again(life, &mut phase) {
+                        Some(again) => core = again,
+                        None => break (Err(error), offline),
+                    }
+                }
+                Err(error) => break (Err(error), offline),
+            }
+        };
         self.inbox.close();
-        let offline = self.core.status(false).to_json();
         let _ = self.link.blocking_send(ToLink::Goodbye(offline));
-        result?;
-        self.core.close(self.inbox.clock().wall())
+        result?.close(self.inbox.clock().wall())
     }
 
-    fn work(&mut self) -> Result<(), BufferError> {
-        let mut phase = Phase::Running;
+    /// The disk is full: sources are to wait.
+    pub(crate) fn pause(&mut self, held: u64) {
+        let now = self.now();
+        if self.told_full.is_none_or(|at| now >= at + FULL_LOG_EVERY) {
+            self.told_full = Some(now);
+            tracing::error!(
+                "the disk is full: no readings are taken until there is room; what is held is kept \
+                 and sent. Free space on the disk of {}, or lower buffer.bytes_max",
+                self.dir.display()
+            );
+        }
+        self.full = Some(Full {
+            held,
+            look_at: now + self.full_wait,
+        });
+    }
+
+    /// Readings are taken again once the reserve can be made: with as much to spare, or, when half of
+    /// what was held is deleted, without, because then the buffer's file has room inside.
+    fn look_for_room(&mut self, core: &Core, now: Duration) {
+        let Some(full) = self.full.filter(|f| now >= f.look_at) else {
+            return;
+        };
+        if reserve::make(&self.dir, true).is_ok() {
+            self.full = None;
+            self.told_full = None;
+            tracing::info!("the disk has room again: readings are taken");
+        } else if core.buffer().held().bytes <= full.held / 2
+            && reserve::make(&self.dir, false).is_ok()
+        {
+            self.full = None;
+            tracing::info!("half of the buffer is sent: readings are taken while there is room");
+        } else {
+            let look_at = now + self.full_wait;
+            self.full = Some(Full { look_at, ..full });
+        }
+    }
+
+    /// A failed write leaves the buffer unusable. It is opened again as a new life, with the room of
+    /// the reserve; what could not be stored is stored then, unless it was after all. None if the
+    /// agent is to stop, or the buffer fails in another way.
+    fn open_again(&mut self, life: Incarnation, phase: &mut Phase) -> Option<Core> {
+        let mut core = loop {
+            reserve::release(&self.dir);
+            let error = match (self.reopen)(self.inbox.clock().wall()) {
+                Ok(core) => break core,
+                Err(error) => error,
+            };
+            if !error.is_disk_full() {
+                tracing::error!(error = &error as &dyn std::error::Error, "open the buffer");
+                return None;
+            }
+            let until = self.now() + self.full_wait;
+            while self.now() < until {
+                for news in self.inbox.wait_for_news(until) {
+                    match news {
+                        News::Stop(_) => return None,
+                        News::Finish => *phase = Phase::Finishing,
+                        // The connection is made anew, and everything is sent again.
+                        News::Connected | News::Disconnected | News::Ack(_) => {}
+                    }
+                }
+            }
+        };
+        if let Some((pending, last)) = self.failed.take() {
+            let stored = core.buffer().last_seq_of(life).is_some_and(|n| n >= last);
+            if stored && !pending.samples.is_empty() {
+                self.inbox.stored(&pending);
+            } else {
+                self.inbox.put_back(pending);
+            }
+        }
+        if *phase != Phase::Running {
+            core.finish();
+        }
+        let _ = self
+            .link
+            .blocking_send(ToLink::Reconnect("the buffer was opened again"));
+        Some(core)
+    }
+
+    fn work(&mut self, core: &mut Core, phase: &mut Phase) -> Result<(), BufferError> {
         let mut dirty_since: Option<Duration> = None;
         let mut blocked = false;
         loop {
-            let until = self.next_wake(phase, dirty_since, blocked);
-            let (news, pending) = self.inbox.wait(until, phase != Phase::Running);
+            let until = self.next_wake(core, *phase, dirty_since, blocked);
+            let (news, pending) = match self.full {
+                // Without a connection there may be nothing else to wake up for.
+                Some(full) => {
+                    let until = until.map_or(full.look_at, |u| u.min(full.look_at));
+                    (self.inbox.wait_for_news(until), None)
+                }
+                None => self.inbox.wait(until, *phase != Phase::Running),
+            };
             for item in news {
-                phase = self.take_news(item, phase)?;
+                *phase = self.take_news(core, item, *phase)?;
             }
             let now = self.now();
             let wall = self.inbox.clock().wall();
-            if let Some(mut pending) = pending {
-                let cursors = pending.cursors();
-                self.core
-                    .append(&pending.samples, &cursors, pending.volatile, wall)?;
-                self.inbox.stored(&pending);
-            } else if self.flush_due(now, dirty_since, phase) {
-                self.core.flush(wall)?;
+            if let Some(pending) = pending {
+                self.store(core, pending)?;
+            } else if self.flush_due(core, now, dirty_since, *phase) {
+                core.flush(wall)?;
             }
-            dirty_since = self
-                .core
-                .buffer()
-                .is_dirty()
-                .then(|| dirty_since.unwrap_or(now));
-            self.inbox.set_backlog(self.core.buffer().held().bytes);
-            blocked = self.pump(now)?;
-            let ended = match phase {
+            self.look_for_room(core, now);
+            dirty_since = core.buffer().is_dirty().then(|| dirty_since.unwrap_or(now));
+            self.inbox.set_backlog(core.buffer().held().bytes);
+            blocked = self.pump(core, now)?;
+            let ended = match *phase {
                 Phase::Running => false,
-                Phase::Finishing => self.is_finished(),
+                // What waits for room is to be sent, too.
+                Phase::Finishing => is_finished(core) && self.full.is_none(),
                 Phase::Stopping(by) => {
-                    self.is_finished() || !self.core.session().is_connected() || now >= by
+                    is_finished(core) || !core.session().is_connected() || now >= by
                 }
             };
             if ended {
-                return self.store_the_last();
+                return self.store_the_last(core);
+            }
+        }
+    }
+
+    fn store(&mut self, core: &mut Core, pending: Pending) -> Result<(), BufferError> {
+        let (cursors, wall) = (pending.cursors(), self.inbox.clock().wall());
+        let last = core.buffer().next_seq() - 1 + pending.samples.len() as u64;
+        let result = core.append(&pending.samples, &cursors, pending.volatile, wall);
+        match result {
+            Ok(_) => {
+                self.inbox.stored(&pending);
+                Ok(())
+            }
+            Err(error) => {
+                self.failed = Some((pending, last));
+                Err(error)
             }
         }
     }
 
     /// Takes nothing more, and stores what came in during the last steps.
-    fn store_the_last(&mut self) -> Result<(), BufferError> {
+    fn store_the_last(&mut self, core: &mut Core) -> Result<(), BufferError> {
         self.inbox.close();
-        if let (_, Some(mut pending)) = self.inbox.wait(Some(Duration::ZERO), true) {
-            let (cursors, wall) = (pending.cursors(), self.inbox.clock().wall());
-            self.core
-                .append(&pending.samples, &cursors, pending.volatile, wall)?;
+        match self.inbox.wait(Some(Duration::ZERO), true) {
+            (_, Some(pending)) => self.store(core, pending),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
-    fn is_finished(&self) -> bool {
-        self.core.session().is_finished() && self.core.buffer().held().events == 0
-    }
-
-    fn take_news(&mut self, news: News, phase: Phase) -> Result<Phase, BufferError> {
+    fn take_news(
+        &mut self,
+        core: &mut Core,
+        news: News,
+        phase: Phase,
+    ) -> Result<Phase, BufferError> {
         match news {
             News::Connected => {
-                self.core.connected();
-                let status = self.core.status(true).to_json();
+                core.connected();
+                let status = core.status(true).to_json();
                 let _ = self.link.try_send(ToLink::Status(status));
             }
-            News::Disconnected => self.core.disconnected(),
+            News::Disconnected => core.disconnected(),
             News::Ack(payload) => {
                 let (now, wall) = (self.now(), self.inbox.clock().wall());
-                match self.core.ack_received(now, wall, &payload) {
+                match core.ack_received(now, wall, &payload) {
                     Ok((freed, ack)) => {
                         tracing::debug!(freed, tx_no = ack.tx_no, "acknowledged");
                         for refused in &ack.refused {
@@ -146,14 +291,14 @@ impl Keeper {
                 }
             }
             News::Finish => {
-                self.core.finish();
+                core.finish();
                 if phase == Phase::Running {
                     return Ok(Phase::Finishing);
                 }
             }
             News::Stop(grace) => {
                 self.inbox.close();
-                self.core.finish();
+                core.finish();
                 if !matches!(phase, Phase::Stopping(_)) {
                     return Ok(Phase::Stopping(self.now() + grace));
                 }
@@ -164,20 +309,20 @@ impl Keeper {
 
     /// Sends what is to be sent. Returns whether something keeps it from sending: no room at the link,
     /// or a source that does not know yet where it stands.
-    fn pump(&mut self, now: Duration) -> Result<bool, BufferError> {
-        while self.core.session().is_connected() {
+    fn pump(&mut self, core: &mut Core, now: Duration) -> Result<bool, BufferError> {
+        while core.session().is_connected() {
             if self.link.capacity() <= 1 {
                 return Ok(true);
             }
             let Some(stamp) = self.inbox.stamp() else {
                 return Ok(true);
             };
-            let message = match self.core.poll(now, &stamp)? {
+            let message = match core.poll(now, &stamp)? {
                 None => return Ok(false),
                 Some(Outgoing::Batch { payload, .. }) => ToLink::Batch(payload),
                 Some(Outgoing::Reconnect) => {
-                    self.core.disconnected();
-                    ToLink::Reconnect
+                    core.disconnected();
+                    ToLink::Reconnect("the server takes batches and never answers")
                 }
             };
             // Lost only if the link has ended; the protocol sends again what gets lost here.
@@ -188,6 +333,7 @@ impl Keeper {
 
     fn next_wake(
         &self,
+        core: &Core,
         phase: Phase,
         dirty_since: Option<Duration>,
         blocked: bool,
@@ -195,7 +341,7 @@ impl Keeper {
         let session = if blocked {
             Some(self.now() + BLOCKED_WAIT)
         } else {
-            self.core.next_wake()
+            core.next_wake()
         };
         let flush = dirty_since.map(|since| since + self.flush_interval);
         let end = match phase {
@@ -205,8 +351,14 @@ impl Keeper {
         [session, flush, end].into_iter().flatten().min()
     }
 
-    fn flush_due(&self, now: Duration, dirty_since: Option<Duration>, phase: Phase) -> bool {
-        let buffer = self.core.buffer();
+    fn flush_due(
+        &self,
+        core: &Core,
+        now: Duration,
+        dirty_since: Option<Duration>,
+        phase: Phase,
+    ) -> bool {
+        let buffer = core.buffer();
         // The last word says that earlier lives are empty, which is said only once it is on disk.
         let last_word = phase != Phase::Running && buffer.held().events == 0 && buffer.is_dirty();
         last_word
@@ -218,3 +370,10 @@ impl Keeper {
         self.inbox.clock().monotonic()
     }
 }
+
+fn is_finished(core: &Core) -> bool {
+    core.session().is_finished() && core.buffer().held().events == 0
+}
+
+#[cfg(test)]
+mod tests;

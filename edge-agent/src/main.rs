@@ -1,6 +1,6 @@
 //! `tidewatch-agent`: reads its configuration, runs the agent, and stops in order.
 
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -13,7 +13,8 @@ use tokio_util::sync::CancellationToken;
 /// Collects readings of this machine and its sensors, keeps them safe on disk, and delivers each
 /// exactly once to a Tidewatch server, however long the network is away.
 ///
-/// Exit codes: 0 stopped in order (or done), 1 failed while running, 2 configuration is wrong.
+/// Exit codes: 0 stopped in order (or done), 1 failed while running (with --exit-when-done also: a
+/// source could not be read), 2 configuration is wrong.
 #[derive(Debug, Parser)]
 #[command(name = "tidewatch-agent", version)]
 struct Args {
@@ -38,7 +39,7 @@ struct Args {
     /// Any other option, as --set buffer.bytes_max=100000000 (may be given many times)
     #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
     set: Vec<(String, String)>,
-    /// Check the configuration and exit
+    /// Check the configuration and that the files to replay have the columns it names, and exit
     #[arg(long)]
     check: bool,
 }
@@ -53,20 +54,24 @@ fn main() -> ExitCode {
     let settings = match settings(&args) {
         Ok(settings) => settings,
         Err(error) => {
-            eprintln!("tidewatch-agent: {error:#}");
+            say(&format!("tidewatch-agent: {error:#}"));
             return ExitCode::from(2);
         }
     };
     if args.check {
-        eprintln!(
+        if let Err(error) = edge_agent::sources::check(&settings.sources) {
+            say(&format!("tidewatch-agent: {error}"));
+            return ExitCode::from(2);
+        }
+        say(&format!(
             "the configuration is valid: agent {}, {} source(s)",
             settings.agent,
             settings.sources.len()
-        );
+        ));
         return ExitCode::SUCCESS;
     }
     if let Err(error) = start_log(&settings.log) {
-        eprintln!("tidewatch-agent: {error:#}");
+        say(&format!("tidewatch-agent: {error:#}"));
         return ExitCode::from(2);
     }
     let code = match run(settings) {
@@ -78,6 +83,11 @@ fn main() -> ExitCode {
     };
     // A thread that waits for standard input cannot be joined; everything is on disk by now.
     std::process::exit(code);
+}
+
+/// Standard error may be a pipe that nobody reads any more: that is no reason to end.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 fn settings(args: &Args) -> anyhow::Result<edge_agent::Settings> {
@@ -110,6 +120,9 @@ fn start_log(filter: &str) -> anyhow::Result<()> {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(colours)
+        // A log that cannot be written is reported by `eprintln!`, which panics where the log goes to
+        // the same closed pipe.
+        .log_internal_errors(false)
         .init();
     Ok(())
 }

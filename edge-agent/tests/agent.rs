@@ -18,7 +18,7 @@ use rustix::process::{Pid, Signal, kill_process};
 struct Agent(Child);
 
 impl Agent {
-    fn start(dir: &Path, cloud: &Cloud, config: &str, stdin: Stdio) -> Self {
+    fn write(dir: &Path, cloud: &Cloud, config: &str) {
         let path = dir.join("agent.toml");
         let server = format!("mqtt://{}", cloud.address);
         let fast = "[buffer]\ncommit_interval_ms = 20\n\
@@ -34,9 +34,17 @@ impl Agent {
             format!("{head}log = \"warn\"\n{top}\n{fast}\n{tables}"),
         )
         .unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_tidewatch-agent"))
-            .arg("--config")
-            .arg(&path)
+    }
+
+    fn command(dir: &Path) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tidewatch-agent"));
+        command.arg("--config").arg(dir.join("agent.toml"));
+        command
+    }
+
+    fn start(dir: &Path, cloud: &Cloud, config: &str, stdin: Stdio) -> Self {
+        Self::write(dir, cloud, config);
+        let child = Self::command(dir)
             .stdin(stdin)
             .stderr(std::fs::File::create(dir.join("log")).unwrap())
             .spawn()
@@ -286,6 +294,42 @@ fn standard_input_is_taken_and_done_means_acked() {
 }
 
 #[test]
+fn a_closed_standard_error_stops_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let cloud = Cloud::start(Faults::default(), 4);
+    let config = "exit_when_done = true\n[[source]]\nkind = \"stdin\"\ndevice = \"gw-1\"\n";
+    Agent::write(dir.path(), &cloud, config);
+    let mut child = Agent::command(dir.path())
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map(Agent)
+        .unwrap();
+    drop(child.0.stderr.take());
+    let mut stdin = child.0.stdin.take().unwrap();
+    writeln!(stdin, "{{\"t\":1}}\nthis is logged\n{{\"t\":2}}").unwrap();
+    drop(stdin);
+    assert!(child.wait(Duration::from_secs(30)).success());
+    assert_eq!(cloud.stored().events.len(), 2);
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_a_failure_when_the_rest_is_done() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("rows.csv");
+    let expected = write_rows(&file);
+    let cloud = Cloud::start(Faults::default(), 5);
+    let mut config = replay(&file, 0.0);
+    config.push_str("[[source]]\nkind = \"file\"\npath = \"nowhere.csv\"\ndevice = \"d\"\n");
+    let mut agent = Agent::start(dir.path(), &cloud, &config, Stdio::null());
+    assert_eq!(agent.wait(Duration::from_secs(30)).code(), Some(1));
+    assert!(counted(&cloud.stored()) == expected);
+    let log = std::fs::read_to_string(dir.path().join("log")).unwrap();
+    let reason = "source \"nowhere.csv\" cannot be read: nowhere.csv: No such file";
+    assert!(log.contains("ERROR") && log.contains(reason), "{log}");
+}
+
+#[test]
 fn a_killed_agent_with_live_sources_declares_the_doubt() {
     let dir = tempfile::tempdir().unwrap();
     let cloud = Cloud::start(Faults::default(), 3);
@@ -328,4 +372,17 @@ fn wrong_configuration_is_exit_code_2_and_check_does_not_start() {
     assert!(text.contains("did you mean \"source\"?"), "{text}");
     let (code, text) = run("agent = 'a'");
     assert_eq!(code, Some(0), "{text}");
+    // A check looks into the files to replay.
+    let rows = dir.path().join("rows.csv");
+    std::fs::write(&rows, "ts,id,temp\n1,a,2\n").unwrap();
+    let source = |more: &str| format!("[[source]]\nkind = 'file'\npath = {rows:?}\n{more}");
+    let (code, text) = run(&source("device_column = 'id'"));
+    assert_eq!(code, Some(0), "{text}");
+    let (code, text) = run(&source("device_column = 'id'\nmetrics = ['tmp']"));
+    assert_eq!(code, Some(2));
+    assert!(text.contains("did you mean \"temp\"?"), "{text}");
+    let (code, text) = run(&source("device_column = 'id'\ndelimiter = ';'"));
+    assert!(code == Some(2) && text.contains("cannot be read"), "{text}");
+    let (code, text) = run("[[source]]\nkind = 'file'\npath = 'nowhere'\ndevice = 'd'");
+    assert!(code == Some(2) && text.contains("No such file"), "{text}");
 }

@@ -70,6 +70,30 @@ pub enum BufferError {
     Poisoned,
 }
 
+impl OpenError {
+    /// Whether it failed because there is no room on the disk.
+    pub fn is_disk_full(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => is_full(source),
+            Self::Storage(error) => matches!(error.as_ref(), redb::Error::Io(e) if is_full(e)),
+            _ => false,
+        }
+    }
+}
+
+impl BufferError {
+    /// Whether it failed because there is no room on the disk.
+    pub fn is_disk_full(&self) -> bool {
+        matches!(self, Self::Storage(error)
+            if matches!(error.as_ref(), redb::Error::Io(e) if is_full(e)))
+    }
+}
+
+fn is_full(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded)
+}
+
 macro_rules! from_redb {
     ($($error:ty),*) => {
         $(impl From<$error> for BufferError {

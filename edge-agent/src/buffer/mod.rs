@@ -21,7 +21,8 @@
 //! A chunk holds at most [`Settings::chunk_events_max`] events. The last chunk grows with each
 //! commit until it is full, so that an agent with one sample a second does not end up with one row
 //! a commit. Beside the file lies `incarnation`, a text file with the highest incarnation number
-//! given out, so that the number grows even when the file is lost.
+//! given out, so that the number grows even when the file is lost; and `reserve`, 1 MiB that is given
+//! up when the disk is full, so that the buffer can still be opened and deleted from.
 
 mod chunk;
 #[cfg(test)]
@@ -31,6 +32,7 @@ mod index;
 #[cfg(test)]
 mod model_tests;
 mod open;
+pub(crate) mod reserve;
 mod store;
 mod tables;
 

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::index::{ChunkKey, ChunkMeta, Index};
 use super::tables::{Ancestor, CHUNKS, CURSORS, GAPS, INDEX, LINEAGE, META, STATE, State, encode};
-use super::{Buffer, BufferError, OpenError, Settings};
+use super::{Buffer, BufferError, OpenError, Settings, reserve};
 
 /// Name of the buffer's file in the data directory.
 pub const FILE_NAME: &str = "buffer.redb";
@@ -38,6 +38,9 @@ pub struct Opened {
     pub buffer: Buffer,
     /// Where a damaged file was moved to.
     pub set_aside: Option<PathBuf>,
+    /// The disk is as good as full: there is no room for the reserve. What is held can be sent and
+    /// deleted.
+    pub disk_full: bool,
 }
 
 /// Opens the buffer in `dir` (made if it is not there) and draws a new incarnation: stored counter
@@ -46,8 +49,25 @@ pub struct Opened {
 /// A damaged file is renamed to `buffer.redb.damaged-<time>` (two are kept), its loss is declared as
 /// an unclean stretch of time, and a new file begins. `now` is the agent's present time.
 ///
+/// On a full disk the reserve is given up.
+///
 /// **Errors**: in use by another process, another agent's, of a newer format, or the disk fails.
 pub fn open(
+    dir: &Path,
+    agent: &AgentId,
+    settings: &Settings,
+    rand: u64,
+    now: EventTime,
+) -> Result<Opened, OpenError> {
+    match open_once(dir, agent, settings, rand, now) {
+        Err(e) if e.is_disk_full() && reserve::release(dir) => {
+            open_once(dir, agent, settings, rand, now)
+        }
+        result => result,
+    }
+}
+
+fn open_once(
     dir: &Path,
     agent: &AgentId,
     settings: &Settings,
@@ -102,7 +122,18 @@ pub fn open(
     }
     .write(dir)?;
     let _ = fs::remove_file(dir.join(SUSPECT));
-    Ok(Opened { buffer, set_aside })
+    let disk_full = match reserve::make(dir, true) {
+        Ok(()) => false,
+        Err(error) => {
+            tracing::debug!(%error, "no room for the reserve");
+            true
+        }
+    };
+    Ok(Opened {
+        buffer,
+        set_aside,
+        disk_full,
+    })
 }
 
 /// Opens a buffer on any storage: in memory for simulations, failing on purpose for tests. As
@@ -429,17 +460,34 @@ impl Sidecar {
         let fresh = dir.join(format!("{SIDECAR}.new"));
         let write = || {
             let mut file = fs::File::create(&fresh)?;
-            write!(
-                file,
-                "no = {}\nfloor_us = {}\n",
-                self.no,
-                self.floor.as_micros()
-            )?;
+            file.write_all(self.text().as_bytes())?;
             file.sync_all()?;
             fs::rename(&fresh, &path)?;
             fs::File::open(dir)?.sync_all()
         };
-        write().map_err(io_error("write", &path))
+        let written = write().or_else(|error| {
+            let _ = fs::remove_file(&fresh);
+            // A full disk has no room for a second file, but the old one has its block.
+            if path.exists() {
+                self.overwrite(&path)
+            } else {
+                Err(error)
+            }
+        });
+        written.map_err(io_error("write", &path))
+    }
+
+    fn overwrite(&self, path: &Path) -> io::Result<()> {
+        let text = self.text();
+        let mut file = fs::OpenOptions::new().write(true).open(path)?;
+        file.write_all(text.as_bytes())?;
+        file.set_len(text.len() as u64)?;
+        file.sync_all()
+    }
+
+    fn text(&self) -> String {
+        let floor = self.floor.as_micros();
+        format!("no = {}\nfloor_us = {floor}\n", self.no)
     }
 }
 

@@ -237,6 +237,11 @@ impl Buffer {
         self.poison_on_error(result)
     }
 
+    /// The last number that was stored in an earlier incarnation, as far as it is remembered.
+    pub(crate) fn last_seq_of(&self, incarnation: Incarnation) -> Option<u64> {
+        self.lineage.get(&incarnation).map(|a| a.last_seq)
+    }
+
     /// The next run of held events to send, oldest first: at most `events_max` consecutive numbers
     /// of one incarnation, none of them in `excluding`. None if there is nothing.
     pub fn next(&self, excluding: &[SeqRange], events_max: u64) -> Option<SeqRange> {

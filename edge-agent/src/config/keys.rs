@@ -167,7 +167,8 @@ fn one(key: &str, prefix: &str, known: &[&str], origin: &str) -> Result<(), Conf
     })
 }
 
-fn nearest<'a>(key: &str, known: &[&'a str]) -> Option<&'a str> {
+/// The one of `known` that is most like `key`, if any is.
+pub(crate) fn nearest<'a>(key: &str, known: &[&'a str]) -> Option<&'a str> {
     known
         .iter()
         .map(|k| (strsim::jaro_winkler(key, k), *k))

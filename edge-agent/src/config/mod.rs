@@ -13,6 +13,7 @@ use std::time::Duration;
 use event::{AgentId, DeviceId, IdError};
 use toml::{Table, Value};
 
+pub(crate) use self::keys::nearest;
 use self::raw::Raw;
 use crate::clock::Quality;
 use crate::sources::file::{Format, Timestamps};
@@ -410,7 +411,8 @@ fn source(item: &raw::Source, i: usize, raw: &Raw, agent: &AgentId) -> Result<So
             (name, &s.attributes, SourceKind::Stdin(settings))
         }
         raw::Source::File(s) => {
-            let settings = file_source(s, &key, id, bad_mapping)?;
+            let mut settings = file_source(s, &key, id, bad_mapping)?;
+            settings.keep_trying = !raw.exit_when_done;
             let name = s
                 .name
                 .clone()
@@ -486,6 +488,7 @@ fn file_source(
         },
         timestamps: s.timestamps,
         speed: s.speed,
+        keep_trying: true,
     })
 }
 

@@ -88,6 +88,14 @@ fn bad_values_name_their_key() {
         "\"host\" is taken",
     );
     check_error(
+        "[[source]]\nkind = 'stdin'\nrename = { a = 't', b = 't' }",
+        "source[0]: rename: \"a\" and \"b\" both become \"t\"",
+    );
+    check_error(
+        "[[source]]\nkind = 'stdin'\ntime_format = '%Y-%Q'",
+        "source[0]: time_format \"%Y-%Q\" is neither",
+    );
+    check_error(
         "[attributes]\n'a b' = 'x'\n[[source]]\nkind = 'host'",
         "attribute name",
     );

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use chrono::format::{Item, StrftimeItems};
 use chrono::{DateTime, FixedOffset, NaiveDate, NaiveDateTime, TimeZone as _};
 use event::{DeviceId, EventTime, IdError, MetricName, Value};
 
@@ -17,6 +18,22 @@ pub enum MappingError {
         /// What is wrong with the name.
         source: IdError,
     },
+    /// Two columns that would become one metric.
+    #[error("rename: {first:?} and {second:?} both become {metric:?}; give them different names")]
+    Twice {
+        /// A column.
+        first: String,
+        /// Another one.
+        second: String,
+        /// The metric of both.
+        metric: String,
+    },
+    /// A way to write times that nobody knows.
+    #[error(
+        "time_format {0:?} is neither \"s\", \"ms\", \"us\" nor \"rfc3339\", nor a pattern of strftime \
+         such as \"%Y-%m-%d %H:%M:%S\""
+    )]
+    Pattern(String),
     /// An offset from UTC that cannot be read.
     #[error("utc_offset {0:?} is not like \"+02:00\"")]
     Offset(String),
@@ -41,7 +58,7 @@ impl TimeFormat {
     /// Reads `s`, `ms`, `us`, `rfc3339` or a pattern such as `%Y-%m-%d %H:%M:%S`; `offset` like
     /// `+02:00`.
     ///
-    /// **Errors**: an offset that cannot be read.
+    /// **Errors**: an offset or a pattern that cannot be read.
     pub fn new(text: &str, offset: &str) -> Result<Self, MappingError> {
         Ok(match text {
             "s" => Self::Seconds,
@@ -49,6 +66,12 @@ impl TimeFormat {
             "us" => Self::Micros,
             "rfc3339" => Self::Rfc3339,
             pattern => {
+                let mut items = StrftimeItems::new(pattern);
+                let is_bad = items.clone().any(|item| matches!(item, Item::Error));
+                let has_time = items.any(|i| matches!(i, Item::Numeric(..) | Item::Fixed(_)));
+                if is_bad || !has_time {
+                    return Err(MappingError::Pattern(pattern.to_owned()));
+                }
                 // The parser of offsets is that of patterns.
                 let offset = DateTime::parse_from_str(
                     &format!("2000-01-01 00:00 {offset}"),
@@ -163,13 +186,21 @@ pub struct Mapping {
 impl Mapping {
     /// Checks the new names.
     ///
-    /// **Errors**: a name that no metric can have.
+    /// **Errors**: a name that no metric can have, or the same for two columns.
     pub fn renames(
         rename: &BTreeMap<String, String>,
     ) -> Result<BTreeMap<String, MetricName>, MappingError> {
+        let mut columns: BTreeMap<&str, &str> = BTreeMap::new();
         rename
             .iter()
             .map(|(column, name)| {
+                if let Some(first) = columns.insert(name, column) {
+                    return Err(MappingError::Twice {
+                        first: first.to_owned(),
+                        second: column.clone(),
+                        metric: name.clone(),
+                    });
+                }
                 let metric = MetricName::new(name).map_err(|source| MappingError::Rename {
                     column: column.clone(),
                     source,
@@ -295,6 +326,9 @@ mod tests {
         }
         check("rfc3339", "yesterday", None);
         assert!(TimeFormat::new("%Y", "3 o'clock").is_err());
+        for bad in ["%Y-%m-%Q", "%", "iso", ""] {
+            assert!(TimeFormat::new(bad, "+00:00").is_err(), "{bad}");
+        }
     }
 
     fn mapping() -> Mapping {
@@ -332,6 +366,13 @@ mod tests {
         assert!(only.metric("temp").is_some());
         let bad = BTreeMap::from([("a".to_owned(), "b c".to_owned())]);
         assert!(Mapping::renames(&bad).is_err());
+        let twice = [("a", "t"), ("b", "t")].map(|(c, m)| (c.to_owned(), m.to_owned()));
+        let error = Mapping::renames(&BTreeMap::from(twice)).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains("\"a\" and \"b\" both become \"t\"")
+        );
     }
 
     #[test]

@@ -19,6 +19,7 @@ use event::{DeviceId, MetricName, Value};
 pub use mapping::{Mapping, MappingError, TimeFormat};
 
 use crate::buffer::Cursor;
+use crate::config::{Source, SourceKind};
 use crate::inbox::{self, Closed, Inbox, Position, Reading, SourceId};
 
 /// Devices whose attributes have been sent are remembered up to this number.
@@ -35,6 +36,31 @@ pub struct Counts {
     pub readings: u64,
     /// Rows or values refused, with a reason in the log.
     pub bad: u64,
+}
+
+/// A source that cannot be read, or no further.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("source {name:?} cannot be read: {reason}")]
+pub struct Unreadable {
+    /// The source's name.
+    pub name: String,
+    /// What is wrong, and where known the remedy.
+    pub reason: String,
+}
+
+/// Opens the files to be replayed and looks for the columns that the configuration names.
+///
+/// **Errors**: the first source that could not be read.
+pub fn check(sources: &[Source]) -> Result<(), Unreadable> {
+    for source in sources {
+        if let SourceKind::File(settings) = &source.kind {
+            file::check(settings).map_err(|error| Unreadable {
+                name: source.name.clone(),
+                reason: error.to_string(),
+            })?;
+        }
+    }
+    Ok(())
 }
 
 /// A source's way into the agent.

@@ -40,10 +40,13 @@ pub async fn run(
     });
     let (lines, mut read) = mpsc::channel(LINES_MAX);
     let reader = std::thread::Builder::new().name("stdin".to_owned());
-    if let Err(error) = reader.spawn(move || read_lines(input, &lines)) {
-        feed.refuse(0, &format!("cannot start the reading thread: {error}"));
-        return feed.counts();
-    }
+    let reader = match reader.spawn(move || read_lines(input, &lines)) {
+        Ok(reader) => reader,
+        Err(error) => {
+            feed.refuse(0, &format!("cannot start the reading thread: {error}"));
+            return feed.counts();
+        }
+    };
     let mut devices = Devices::default();
     let mut number = 0;
     loop {
@@ -53,7 +56,13 @@ pub async fn run(
         };
         number += 1;
         let line = match line {
-            None => return feed.counts(),
+            None => {
+                // The input has ended, or the thread has panicked: that is not the same.
+                if let Err(panic) = reader.join() {
+                    std::panic::resume_unwind(panic);
+                }
+                return feed.counts();
+            }
             Some(Ok(line)) => line,
             Some(Err(reason)) => {
                 feed.refuse(number, &reason);

@@ -12,7 +12,7 @@ use rumqttc::{
     AsyncClient, ConnectReturnCode, ConnectionError, Event, EventLoop, LastWill, MqttOptions,
     Packet, QoS, SubscribeFilter, SubscribeReasonCode,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::backoff::{Jitter, exponential};
@@ -44,7 +44,8 @@ pub struct Settings {
 #[derive(Debug, Clone)]
 pub(crate) struct Identity {
     pub agent: AgentId,
-    pub incarnation: Incarnation,
+    /// The present one: each connection tells it to the server.
+    pub incarnation: watch::Receiver<Incarnation>,
 }
 
 /// Requests that may wait in the client: as many as can wait for the link.
@@ -63,7 +64,7 @@ pub(crate) async fn run(
     inbox: Arc<Inbox>,
     mut keeper: mpsc::Receiver<ToLink>,
 ) {
-    let mut jitter = Jitter::new(identity.incarnation.rand);
+    let mut jitter = Jitter::new(identity.incarnation.borrow().rand);
     let mut failures = 0;
     let mut logged: Option<Instant> = None;
     loop {
@@ -78,7 +79,7 @@ pub(crate) async fn run(
         }
         let why = match end {
             End::Goodbye => return,
-            End::Reconnect => "the server takes batches and never answers".to_owned(),
+            End::Reconnect(why) => why.to_owned(),
             End::Failed(why) => why,
         };
         let wait = jitter.around(exponential(
@@ -117,7 +118,7 @@ pub(crate) async fn run(
 
 enum End {
     Goodbye,
-    Reconnect,
+    Reconnect(&'static str),
     Failed(String),
 }
 
@@ -133,7 +134,8 @@ struct Connection<'a> {
 
 impl<'a> Connection<'a> {
     fn new(settings: &Settings, identity: &'a Identity, inbox: &'a Inbox) -> Self {
-        let Identity { agent, incarnation } = identity;
+        let agent = &identity.agent;
+        let incarnation = *identity.incarnation.borrow();
         let client_id = format!("{agent}-{:016x}", incarnation.rand);
         let mut options = MqttOptions::new(client_id, &settings.host, settings.port);
         let will = Status {
@@ -181,7 +183,7 @@ impl<'a> Connection<'a> {
                         message = keeper.recv() => {
                             match hand_over(&self.client, &self.identity.agent, message) {
                                 Handed::On => {}
-                                Handed::Reconnect => return End::Reconnect,
+                                Handed::Reconnect(why) => return End::Reconnect(why),
                                 Handed::Goodbye => break None,
                             }
                         }
@@ -262,7 +264,7 @@ impl<'a> Connection<'a> {
 
 enum Handed {
     On,
-    Reconnect,
+    Reconnect(&'static str),
     Goodbye,
 }
 
@@ -276,7 +278,7 @@ fn hand_over(client: &AsyncClient, agent: &AgentId, message: Option<ToLink>) -> 
     match message {
         Some(ToLink::Batch(payload)) => publish(topic::batch(agent), false, payload),
         Some(ToLink::Status(json)) => publish(topic::status(agent), true, json.into_bytes()),
-        Some(ToLink::Reconnect) => return Handed::Reconnect,
+        Some(ToLink::Reconnect(why)) => return Handed::Reconnect(why),
         Some(ToLink::Goodbye(json)) => {
             publish(topic::status(agent), true, json.into_bytes());
             let _ = client.try_disconnect();

@@ -1,5 +1,6 @@
 //! Rows of separated values.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufReader};
 
@@ -29,6 +30,9 @@ pub(super) fn open(settings: &Settings, cursor: Option<Cursor>) -> io::Result<Cs
         &mut BufReader::new(File::open(&settings.path)?),
         LINE_BYTES_MAX,
     )?;
+    if first_line.is_none() {
+        return Err(io::Error::other("the file is empty"));
+    }
     let fingerprint = fingerprint(&first_line.and_then(Result::ok).unwrap_or_default());
     let mut reader = ReaderBuilder::new()
         .delimiter(settings.delimiter)
@@ -48,14 +52,36 @@ pub(super) fn open(settings: &Settings, cursor: Option<Cursor>) -> io::Result<Cs
         None => Ok(None),
         Some(column) => match names.iter().position(|name| name == column) {
             Some(at) => Ok(Some(at)),
-            None => Err(io::Error::other(format!(
-                "no column {column:?}; the columns are {}",
-                names.join(", ")
-            ))),
+            None => Err(missing(column, &names, settings.delimiter)),
         },
     };
     let (device_at, time_at) = (find(&mapping.device_column)?, find(&mapping.time_column)?);
-    let metrics = names.iter().map(|name| mapping.metric(name)).collect();
+    let (taken, renamed) = (mapping.metrics.iter(), mapping.rename.keys());
+    for column in taken.chain(renamed).chain(&mapping.text) {
+        find(&Some(column.clone()))?;
+    }
+    if let [only] = names.as_slice()
+        && settings.columns.is_empty()
+        && only.contains([',', ';', '\t', '|'])
+    {
+        return Err(io::Error::other(format!(
+            "the header is one column, {only:?}; is the delimiter {:?} right?",
+            char::from(settings.delimiter)
+        )));
+    }
+    let metrics: Vec<_> = names.iter().map(|name| mapping.metric(name)).collect();
+    let mut columns = BTreeMap::new();
+    for (name, metric) in names.iter().zip(&metrics) {
+        if let Some(metric) = metric
+            && let Some(first) = columns.insert(metric, name)
+            && first != name
+        {
+            return Err(io::Error::other(format!(
+                "the columns {first:?} and {name:?} both become the metric \"{metric}\"; \
+                 rename or skip one"
+            )));
+        }
+    }
     let mut row = 0;
     match cursor {
         Some(c) if c.fingerprint == fingerprint => {
@@ -83,6 +109,20 @@ pub(super) fn open(settings: &Settings, cursor: Option<Cursor>) -> io::Result<Cs
         row,
         record,
     })
+}
+
+fn missing(column: &str, names: &[String], delimiter: u8) -> io::Error {
+    let known: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut text = format!("no column {column:?}");
+    if let Some(nearest) = crate::config::nearest(column, &known) {
+        text.push_str(&format!("; did you mean {nearest:?}?"));
+    }
+    text.push_str(&format!(
+        "; with the delimiter {:?} the columns are {}",
+        char::from(delimiter),
+        names.join(", ")
+    ));
+    io::Error::other(text)
 }
 
 impl Rows for Csv {

@@ -7,6 +7,7 @@
 mod csv;
 mod jsonl;
 
+use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -15,11 +16,13 @@ use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::{Counts, Feed, Mapping};
+use super::{Counts, Feed, Mapping, Unreadable};
 use crate::inbox::{Position, Reading};
 
 /// Samples handed on at once.
 const GROUP: usize = 1000;
+/// A file that cannot be read is tried again after this time, unless the agent is to end with it.
+const RETRY: Duration = Duration::from_secs(10);
 /// Pacing slower than this is not worth a sleep.
 const PACE_MIN: Duration = Duration::from_millis(1);
 
@@ -63,6 +66,8 @@ pub struct Settings {
     pub timestamps: Timestamps,
     /// How much faster than its own times the file is replayed; 0 = as fast as possible.
     pub speed: f64,
+    /// Try again later when the file cannot be opened, instead of failing.
+    pub keep_trying: bool,
 }
 
 /// Where the next row begins.
@@ -87,50 +92,83 @@ struct Row {
 
 /// Something that reads rows one after the other.
 trait Rows: Send + Sync {
-    fn next(&mut self) -> std::io::Result<Option<Row>>;
+    fn next(&mut self) -> io::Result<Option<Row>>;
 }
 
 /// Replays from `cursor` (as it was stored last) to the end, or until the agent stops. Returns what
 /// was done.
+///
+/// **Errors**: the file cannot be opened (unless [`Settings::keep_trying`]) or read on, a column is
+/// missing, or no row of it could be taken.
 pub async fn run(
     settings: Settings,
     cursor: Option<Vec<u8>>,
     mut feed: Feed,
     stop: CancellationToken,
-) -> Counts {
+) -> Result<Counts, Unreadable> {
     let cursor = cursor.and_then(|bytes| postcard::from_bytes::<Cursor>(&bytes).ok());
-    if let Some(c) = cursor {
-        tracing::info!(source = feed.name(), row = c.row, "resuming the replay");
-    }
-    let rows: std::io::Result<Box<dyn Rows>> = match settings.format {
-        Format::Csv => csv::open(&settings, cursor).map(|r| Box::new(r) as Box<dyn Rows>),
-        Format::Jsonl => jsonl::open(&settings, cursor).map(|r| Box::new(r) as Box<dyn Rows>),
+    let name = feed.name().to_owned();
+    let unreadable = |error: io::Error| Unreadable {
+        name: name.clone(),
+        reason: error.to_string(),
     };
-    match rows {
-        Ok(rows) => {
-            let replay = Replay {
-                settings,
-                rows,
-                start: None,
-                pending: None,
-            };
-            if let Err(error) = replay.run(&mut feed, &stop).await {
-                feed.refuse(0, &format!("reading stopped: {error}"));
-            }
+    let mut said = None;
+    let rows = loop {
+        let error = match open(&settings, cursor) {
+            Ok(rows) => break rows,
+            Err(error) => unreadable(error),
+        };
+        if !settings.keep_trying {
+            return Err(error);
         }
-        Err(error) => {
-            feed.refuse(0, &format!("open {}: {error}", settings.path.display()));
+        if said.as_ref() != Some(&error) {
+            tracing::error!("{error}; trying again every {} s", RETRY.as_secs());
+            said = Some(error);
         }
+        // It must not hold the others back for ever: what it brings later may be late.
+        feed.stand_at(Position::Live);
+        tokio::select! {
+            () = stop.cancelled() => return Ok(feed.counts()),
+            () = tokio::time::sleep(RETRY) => {}
+        }
+    };
+    if let Some(c) = cursor {
+        tracing::info!(source = name, row = c.row, "resuming the replay");
     }
+    let replay = Replay {
+        settings,
+        rows,
+        start: None,
+        pending: None,
+        resumed: cursor.is_some(),
+        passed: None,
+    };
+    replay.run(&mut feed, &stop).await.map_err(unreadable)?;
     let counts = feed.counts();
     tracing::info!(
-        source = feed.name(),
+        source = name,
         rows = counts.rows,
         readings = counts.readings,
         bad = counts.bad,
         "the replay has ended"
     );
-    counts
+    Ok(counts)
+}
+
+/// Opens the file and looks for the columns that are named.
+///
+/// **Errors**: as a replay of it would fail.
+pub(super) fn check(settings: &Settings) -> io::Result<()> {
+    open(settings, None).map(drop)
+}
+
+fn open(settings: &Settings, cursor: Option<Cursor>) -> io::Result<Box<dyn Rows>> {
+    let rows: io::Result<Box<dyn Rows>> = match settings.format {
+        Format::Csv => csv::open(settings, cursor).map(|r| Box::new(r) as Box<dyn Rows>),
+        Format::Jsonl => jsonl::open(settings, cursor).map(|r| Box::new(r) as Box<dyn Rows>),
+    };
+    let path = settings.path.display();
+    rows.map_err(|e| io::Error::new(e.kind(), format!("{path}: {e}")))
 }
 
 struct Replay {
@@ -140,13 +178,32 @@ struct Replay {
     start: Option<(EventTime, EventTime, Instant)>,
     /// The row that was read to know what comes next.
     pending: Option<Row>,
+    /// It did not begin at the file's beginning.
+    resumed: bool,
+    /// Behind the last row that was read, good or bad.
+    passed: Option<Cursor>,
 }
 
 impl Replay {
-    async fn run(mut self, feed: &mut Feed, stop: &CancellationToken) -> std::io::Result<()> {
+    async fn run(mut self, feed: &mut Feed, stop: &CancellationToken) -> io::Result<()> {
         let mut group: Vec<Reading> = Vec::new();
         self.pending = self.next_good(feed)?;
+        let Counts { rows, bad, .. } = feed.counts();
+        if self.pending.is_none() && !self.resumed && rows > 0 && bad >= rows {
+            let hint = "the log says why; are format, delimiter and time_format right?";
+            return Err(io::Error::other(format!(
+                "none of its {rows} rows can be taken; {hint}"
+            )));
+        }
         self.stand(feed);
+        if self.pending.is_none() {
+            // Rows that cannot be taken are not read again at the next start.
+            if let Some(cursor) = self.passed.and_then(|c| postcard::to_stdvec(&c).ok()) {
+                let _ = feed
+                    .push(0, Vec::new(), Some(cursor), Some(Position::Ended))
+                    .await;
+            }
+        }
         while let Some(row) = self.pending.take() {
             self.pace(&row, stop).await;
             if stop.is_cancelled() {
@@ -171,6 +228,10 @@ impl Replay {
                 None => Position::Ended,
                 Some(next) => self.position(next),
             };
+            let cursor = match (&self.pending, self.passed) {
+                (None, Some(end)) => end,
+                _ => cursor,
+            };
             let cursor = postcard::to_stdvec(&cursor).ok();
             let group = std::mem::take(&mut group);
             if feed
@@ -185,9 +246,10 @@ impl Replay {
     }
 
     /// The next row that has readings; bad ones are counted and passed over.
-    fn next_good(&mut self, feed: &mut Feed) -> std::io::Result<Option<Row>> {
+    fn next_good(&mut self, feed: &mut Feed) -> io::Result<Option<Row>> {
         while let Some(row) = self.rows.next()? {
             feed.count_row();
+            self.passed = Some(row.next);
             for reason in &row.refused {
                 feed.refuse(row.line, reason);
             }

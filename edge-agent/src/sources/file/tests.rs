@@ -30,6 +30,7 @@ fn settings(path: &Path, format: Format, mapping: Mapping) -> Settings {
         mapping,
         timestamps: Timestamps::Own,
         speed: 0.0,
+        keep_trying: false,
     }
 }
 
@@ -37,12 +38,19 @@ fn inbox() -> Arc<Inbox> {
     Inbox::new(inbox::Settings::default(), Clock::new(Quality::None))
 }
 
-/// Replays and returns the samples as text, the cursor, and the counts.
+/// Replays what can be read and returns the samples as text, the cursor, and the counts.
 async fn replay(settings: Settings, cursor: Option<Vec<u8>>) -> (Vec<String>, Vec<u8>, Counts) {
+    let (samples, cursor, result) = try_replay(settings, cursor).await;
+    (samples, cursor, result.unwrap())
+}
+
+type Tried = (Vec<String>, Vec<u8>, Result<Counts, Unreadable>);
+
+async fn try_replay(settings: Settings, cursor: Option<Vec<u8>>) -> Tried {
     let inbox = inbox();
     let feed = Feed::new(inbox.clone(), "f".to_owned(), &BTreeMap::new()).unwrap();
-    let counts = run(settings, cursor, feed, CancellationToken::new()).await;
-    let mut pending = inbox.wait(Some(Duration::ZERO), true).1.unwrap_or_default();
+    let result = run(settings, cursor, feed, CancellationToken::new()).await;
+    let pending = inbox.wait(Some(Duration::ZERO), true).1.unwrap_or_default();
     let samples = pending
         .samples
         .iter()
@@ -61,7 +69,7 @@ async fn replay(settings: Settings, cursor: Option<Vec<u8>>) -> (Vec<String>, Ve
         .pop()
         .map(|c| c.position)
         .unwrap_or_default();
-    (samples, cursor, counts)
+    (samples, cursor, result)
 }
 
 const TELEMETRY: &str = "\
@@ -108,6 +116,20 @@ async fn csv_rows_become_samples_and_bad_ones_are_counted() {
     std::fs::write(&path, format!("{TELEMETRY}1594598429,f3:6b,2,false\n")).unwrap();
     let (samples, _, _) = replay(s.clone(), Some(cursor.clone())).await;
     assert_eq!(samples.len(), 2);
+    // Bad rows at the end are read once.
+    let bad = format!("{TELEMETRY}x,f3:6b,2,false\nx,f3:6b,2,false\n");
+    std::fs::write(&path, bad).unwrap();
+    let (samples, behind, counts) = replay(s.clone(), Some(cursor.clone())).await;
+    assert_eq!((samples.len(), counts.bad), (0, 2));
+    let (_, _, counts) = replay(s.clone(), Some(behind)).await;
+    assert_eq!(counts, Counts::default());
+    // So are those behind good ones.
+    let all = format!("{TELEMETRY}1594598429,f3:6b,2,false\nx,f3:6b,2,false\n");
+    std::fs::write(&path, all).unwrap();
+    let (_, behind, counts) = replay(s.clone(), Some(cursor.clone())).await;
+    assert_eq!((counts.rows, counts.bad), (2, 1));
+    let (_, _, counts) = replay(s.clone(), Some(behind)).await;
+    assert_eq!(counts, Counts::default());
     // Another file under the same name begins anew.
     std::fs::write(&path, "ts,device_id,other\n1,a,2\n").unwrap();
     assert_eq!(
@@ -152,7 +174,7 @@ async fn a_replay_cut_anywhere_resumes_exactly() {
             let pending = inbox.wait(Some(inbox.clock().monotonic()), true).1;
             task.abort();
             let _ = task.await;
-            let Some(mut pending) = pending else { continue };
+            let Some(pending) = pending else { continue };
             values.extend(pending.samples.iter().map(|s| s.value.as_number().unwrap()));
             cursor = pending.cursors().pop().map(|c| c.position);
         }
@@ -188,7 +210,13 @@ async fn semicolons_short_headers_and_renames_are_mapped() {
     m.device_column = None;
     m.device = Some(DeviceId::new("room").unwrap());
     let mut s = settings(&path, Format::Csv, m);
-    assert_eq!(replay(s.clone(), None).await.2.bad, 1);
+    let (_, none, result) = try_replay(s.clone(), None).await;
+    let error = result.unwrap_err().to_string();
+    assert!(error.contains("none of its 1 rows can be taken"), "{error}");
+    assert!(
+        none.is_empty(),
+        "it is read again when the configuration is right"
+    );
     s.columns = ["row", "date", "T"].map(str::to_owned).to_vec();
     s.mapping.skip = vec!["row".to_owned()];
     let (samples, _, _) = replay(s, None).await;
@@ -200,14 +228,58 @@ async fn a_missing_column_or_file_ends_the_source_and_holds_nobody_back() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("t.csv");
     let s = settings(&path, Format::Csv, mapping("device_id", "ts", "s"));
-    assert_eq!(replay(s.clone(), None).await.2.bad, 1);
+    assert_unreadable(&s, "source \"f\" cannot be read: ").await;
+    assert_unreadable(&s, "t.csv: No such file").await;
+    std::fs::write(&path, "").unwrap();
+    assert_unreadable(&s, "the file is empty").await;
     std::fs::write(&path, "a,b\n1,2\n").unwrap();
-    assert_eq!(replay(s.clone(), None).await.2.bad, 1);
+    assert_unreadable(&s, "no column \"device_id\"").await;
+    std::fs::write(&path, "ts;device_id;v\n1;a;2\n").unwrap();
+    assert_unreadable(&s, "with the delimiter ',' the columns are ts;device_id;v").await;
+    std::fs::write(&path, "ts,device_id,temp,a b,a_b\n1,a,2,3,4\n").unwrap();
+    let twice = "\"a b\" and \"a_b\" both become the metric \"a_b\"";
+    assert_unreadable(&s, twice).await;
+    let mut nope = s.clone();
+    nope.mapping.metrics = vec!["tmep".to_owned()];
+    assert_unreadable(&nope, "no column \"tmep\"; did you mean \"temp\"?").await;
+    let mut one = s;
+    one.mapping.device_column = None;
+    one.mapping.device = Some(DeviceId::new("d").unwrap());
+    one.mapping.time_column = None;
+    std::fs::write(&path, "v;w\n1;2\n").unwrap();
+    assert_unreadable(&one, "the header is one column, \"v;w\"; is the delimiter").await;
+    let mut jsonl = one;
+    jsonl.format = Format::Jsonl;
+    assert_unreadable(&jsonl, "none of its 2 rows can be taken").await;
+}
+
+/// A replay fails with a text that has `expected`, as a check does if it is not about rows; the
+/// source holds nobody back.
+async fn assert_unreadable(s: &Settings, expected: &str) {
     let inbox = inbox();
     let feed = Feed::new(inbox.clone(), "f".to_owned(), &BTreeMap::new()).unwrap();
-    run(s, None, feed, CancellationToken::new()).await;
+    let error = run(s.clone(), None, feed, CancellationToken::new())
+        .await
+        .unwrap_err();
+    assert!(error.to_string().contains(expected), "{error}");
+    assert!(expected.contains("rows") || check(s).is_err());
     let stamp = inbox.stamp().unwrap();
     assert_eq!(stamp.floor, stamp.wall);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_that_is_missing_is_tried_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("t.csv");
+    let mut s = settings(&path, Format::Csv, mapping("d", "ts", "s"));
+    s.keep_trying = true;
+    let inbox = inbox();
+    let feed = Feed::new(inbox.clone(), "f".to_owned(), &BTreeMap::new()).unwrap();
+    let task = tokio::spawn(run(s, None, feed, CancellationToken::new()));
+    tokio::time::sleep(RETRY * 3).await;
+    assert!(inbox.stamp().is_some() && !task.is_finished());
+    std::fs::write(&path, "ts,d,v\n1000,a,1\n").unwrap();
+    assert_eq!(task.await.unwrap().unwrap().readings, 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -237,7 +309,7 @@ async fn the_speed_paces_rows_and_the_watermark_follows_the_file() {
     );
     assert_eq!(floor(&inbox), Some(1020));
     let began = Instant::now();
-    task.await.unwrap();
+    task.await.unwrap().unwrap();
     let took = began.elapsed().as_secs_f64();
     assert!(
         (3.5..4.5).contains(&took),
@@ -262,7 +334,7 @@ async fn shifted_times_begin_now_and_keep_their_distances_by_speed() {
     let inbox = inbox();
     let before = inbox.clock().wall().as_micros();
     let feed = Feed::new(inbox.clone(), "f".to_owned(), &BTreeMap::new()).unwrap();
-    run(s, None, feed, CancellationToken::new()).await;
+    run(s, None, feed, CancellationToken::new()).await.unwrap();
     let pending = inbox.wait(Some(Duration::ZERO), true).1.unwrap();
     let times: Vec<i64> = pending.samples.iter().map(|s| s.time.as_micros()).collect();
     assert!(times[0] >= before && times[0] < before + 5_000_000);
