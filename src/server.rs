@@ -120,7 +120,7 @@ pub async fn serve(
 
     // The addresses before anything is changed: a second server on the same ports must not come as far
     // as the log's lock only.
-    let mut page = Page::open(&config.dashboard, &log, &clock).await?;
+    let page = Page::open(&config.dashboard, &log, &clock).await?;
     let auth = ingest::auth::from_settings(&config.ingest.auth);
     let ingest = ingest::Ingest::prepare(config.ingest.clone(), log.clone(), auth, clock.clone())
         .await
@@ -140,40 +140,34 @@ pub async fn serve(
     else {
         return close(page, log).await;
     };
-    let failed = CancellationToken::new();
-    let processor = loop {
-        let started = {
-            let (settings, declaration) = (settings.clone(), declaration.clone());
-            let (log, views) = (log.clone(), page.views.clone());
-            let (clock, failed) = (clock.clone(), failed.clone());
-            tokio::task::spawn_blocking(move || {
-                Processor::start(&settings, &log, &views, &declaration, &clock, &failed)
-            })
+    loop {
+        let (to, what) = (log.clone(), declaration.clone());
+        let declared = tokio::task::spawn_blocking(move || processor::runtime::declare(&to, &what))
             .await
-            .context("starting the processor was interrupted")?
-        };
-        let error = match started {
-            Ok(processor) => break processor,
-            Err(error) => error.context("failed to start the processor"),
-        };
-        if !is_log_failing(&error) {
-            return Err(error);
+            .context("declaring aggregates and rules was interrupted")?;
+        match declared {
+            Ok(()) => break,
+            Err(error @ (eventlog::Error::Full { .. } | eventlog::Error::Io { .. })) => {
+                tracing::error!(
+                    "failed to declare aggregates and rules in the log: {error}; trying again in {START_RETRY:?}"
+                );
+            }
+            Err(error) => return Err(error).context("failed to declare aggregates and rules"),
         }
-        tracing::error!("{error:#}; trying again in {START_RETRY:?}");
-        // What the failed start put into the views is of no use to the next one.
-        let listen = dashboard::Settings {
-            listen: page.address,
-            ..config.dashboard.clone()
-        };
-        page.close().await?;
-        page = Page::open(&listen, &log, &clock).await?;
         tokio::select! {
             () = stop.cancelled() => return close(page, log).await,
             () = tokio::time::sleep(START_RETRY) => {}
         }
-        if !ingest.note_gap(START_RETRY, &stop).await? {
-            return close(page, log).await;
-        }
+    }
+    let failed = CancellationToken::new();
+    let processor = {
+        let (log, views, failed) = (log.clone(), page.views.clone(), failed.clone());
+        tokio::task::spawn_blocking(move || {
+            Processor::start(&settings, &log, &views, &declaration, &clock, &failed)
+        })
+        .await
+        .context("starting the processor was interrupted")?
+        .context("failed to start the processor")?
     };
     let stop_ingest = CancellationToken::new();
     let mut ingest = tokio::spawn(ingest.run(stop_ingest.clone()));
@@ -260,16 +254,6 @@ async fn close(page: Page, log: Log) -> anyhow::Result<()> {
     tokio::task::spawn_blocking(move || log.close())
         .await
         .context("closing the log")
-}
-
-/// Whether the log could not write now, and may later.
-fn is_log_failing(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| {
-        matches!(
-            cause.downcast_ref(),
-            Some(eventlog::Error::Full { .. } | eventlog::Error::Io { .. })
-        )
-    })
 }
 
 /// What a run comes to: the reason that was found while draining explains why it ended.

@@ -54,6 +54,19 @@ impl Default for Settings {
     }
 }
 
+/// Declares aggregates and rules in every partition, behind whatever the log holds already. Blocks the thread.
+/// To be done before [`Processor::start`] and before ingest takes data: events of a new data folder would
+/// belong to no window otherwise. Declaring the same twice changes nothing.
+///
+/// **Errors**: the log cannot be written; the call may be repeated.
+pub fn declare(log: &Log, declaration: &Declaration) -> Result<(), eventlog::Error> {
+    let record = Bytes::from(Record::Declare(declaration.clone()).encode());
+    for number in 0..log.partitions() {
+        log.append_blocking(PartitionId(number), vec![record.clone()])?;
+    }
+    Ok(())
+}
+
 /// A running processor.
 pub struct Processor {
     stop: Arc<AtomicBool>,
@@ -63,12 +76,12 @@ pub struct Processor {
 }
 
 impl Processor {
-    /// Restores every partition, declares `declaration` through the log, and starts.
+    /// Restores every partition and starts. `declaration` is what [`declare`] has put into the log.
     ///
     /// `failed` is cancelled if a partition's thread ends with an error; [`Processor::stop`] then tells it.
     /// Must be called within a tokio runtime, on which notices are delivered.
     ///
-    /// **Errors**: a checkpoint that cannot be read, a log that cannot be written.
+    /// **Errors**: a checkpoint that cannot be read.
     pub fn start(
         settings: &Settings,
         log: &Log,
@@ -94,12 +107,6 @@ impl Processor {
                 Worker::open(number, settings, log, views, &outbox, clock)
                     .with_context(|| format!("failed to restore partition {number}"))?,
             );
-        }
-        // Behind whatever the log holds already, so that a replay sees the old declaration first.
-        let record = Bytes::from(Record::Declare(declaration.clone()).encode());
-        for number in 0..partitions {
-            log.append_blocking(PartitionId(number), vec![record.clone()])
-                .context("failed to declare aggregates and rules in the log")?;
         }
         let delivery_stop = CancellationToken::new();
         let delivery = outbox.deliver(clock.clone(), delivery_stop.clone())?;
