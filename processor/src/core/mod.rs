@@ -14,6 +14,7 @@ mod group;
 mod intervals;
 mod lookup;
 mod partition;
+mod place;
 mod registry;
 mod snapshot;
 mod window;

@@ -1,0 +1,111 @@
+//! The store itself: one part per partition, merged on read.
+//!
+//! Locks are held for the time of one lookup or one write, never across I/O. Everything that grows
+//! has a limit: rows are evicted by the processor, lists are rings.
+
+mod read;
+mod write;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use event::AggregateSpec;
+
+use crate::completeness::CompletenessIndex;
+use crate::model::{
+    Alert, FileReport, Incident, Notification, PartitionReport, QuarantineItem, Row, Totals,
+};
+use crate::part::{DeviceSource, Group, LagReport, RowPart, StatusCounts};
+
+pub use read::{QueryError, RowPage, WindowQuery};
+
+const SECOND: i64 = 1_000_000;
+/// A window settles no earlier than this after its end (ingest time).
+pub const SETTLE_AFTER: i64 = 5 * SECOND;
+/// A window settles at the latest this long after its end (ingest time).
+pub const SETTLE_DEADLINE: i64 = 15 * 60 * SECOND;
+/// Windows shown by the overview.
+pub const OVERVIEW_WINDOWS: usize = 30;
+/// Newest entries kept of quarantine, incidents, notifications and alerts, each per partition.
+pub const RING: usize = 1000;
+
+/// What changed since the last call of [`Views::take_changes`].
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Changes {
+    /// Changed rows, merged.
+    pub windows: Vec<Row>,
+    /// Changed rows that found no room.
+    pub dropped: u64,
+    /// Changed alerts.
+    pub alerts: Vec<Alert>,
+    /// Whether the overview may have changed.
+    pub overview: bool,
+}
+
+type GroupKey = (u32, Group);
+
+#[derive(Default)]
+struct Part {
+    now: Option<i64>,
+    rows: HashMap<GroupKey, BTreeMap<i64, RowPart>>,
+    /// Windows of an aggregate before this are forgotten.
+    horizons: HashMap<u32, i64>,
+    indexes: HashMap<GroupKey, Arc<CompletenessIndex>>,
+    totals: Totals,
+    /// (ingest time, counted) at most once a second, for the rate.
+    counted: VecDeque<(i64, u64)>,
+    status: StatusCounts,
+    lag: Option<LagReport>,
+    alerts: BTreeMap<String, Alert>,
+    /// Ended ones in the order of their end.
+    ended_alerts: VecDeque<String>,
+    quarantine_totals: BTreeMap<&'static str, u64>,
+    quarantine: VecDeque<QuarantineItem>,
+    incidents: VecDeque<Incident>,
+    incident_total: u64,
+    report: PartitionReport,
+}
+
+#[derive(Default)]
+struct Pending {
+    rows: BTreeSet<(u32, i64, Group)>,
+    dropped: u64,
+    alerts: BTreeSet<String>,
+    overview: bool,
+}
+
+#[derive(Default)]
+struct Declared {
+    aggregates: Vec<AggregateSpec>,
+    rules: Vec<serde_json::Value>,
+}
+
+/// The live results of all partitions.
+pub struct Views {
+    version: String,
+    started: i64,
+    ready: AtomicBool,
+    parts: Vec<RwLock<Part>>,
+    declared: RwLock<Declared>,
+    sources: RwLock<Vec<Arc<dyn DeviceSource>>>,
+    notifications: RwLock<VecDeque<Notification>>,
+    files: RwLock<(FileReport, FileReport)>,
+    pending: Mutex<Pending>,
+}
+
+// A panic while a lock was held leaves plain values behind, at worst an older result: go on.
+fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn push_ring<T>(ring: &mut VecDeque<T>, item: T) {
+    if ring.len() == RING {
+        ring.pop_front();
+    }
+    ring.push_back(item);
+}
