@@ -4,6 +4,7 @@
 //! the rows name devices by them. Dictionaries are rebuilt from the arrays. The order of everything is
 //! that of the arrays and of ordered maps, so equal states give equal bytes.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -51,23 +52,23 @@ struct GroupSaved {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Saved {
+struct Saved<'a> {
     number: u16,
     now: i64,
     flushed: i64,
     offset: u64,
     outage: i64,
-    declaration: Declaration,
+    declaration: Cow<'a, Declaration>,
     forgotten: Vec<i64>,
-    agents: Vec<Agent>,
-    devices: Vec<Device>,
-    metrics: Vec<Arc<str>>,
-    series: Vec<SeriesState>,
+    agents: Cow<'a, [Agent]>,
+    devices: Cow<'a, [Device]>,
+    metrics: Cow<'a, [Arc<str>]>,
+    series: Cow<'a, [SeriesState]>,
     groups: Vec<GroupSaved>,
     active: Vec<(Place, Active)>,
-    history: VecDeque<EndedAlert>,
+    history: Cow<'a, VecDeque<EndedAlert>>,
     totals: [u64; 7],
-    reasons: BTreeMap<RefusalReason, u64>,
+    reasons: Cow<'a, BTreeMap<RefusalReason, u64>>,
     incidents: u64,
 }
 
@@ -95,12 +96,12 @@ impl Partition {
             flushed: self.flushed,
             offset: self.offset,
             outage: self.outage,
-            declaration: self.declaration.clone(),
+            declaration: Cow::Borrowed(&self.declaration),
             forgotten: self.aggregates.iter().map(|a| a.forgotten).collect(),
-            agents: self.agents.clone(),
-            devices: self.devices.clone(),
-            metrics: self.metrics.clone(),
-            series: self.series.clone(),
+            agents: Cow::Borrowed(&self.agents),
+            devices: Cow::Borrowed(&self.devices),
+            metrics: Cow::Borrowed(&self.metrics),
+            series: Cow::Borrowed(&self.series),
             groups: self
                 .groups
                 .iter()
@@ -115,7 +116,7 @@ impl Partition {
                 .iter()
                 .map(|(p, a)| (*p, a.clone()))
                 .collect(),
-            history: self.alerts.history.clone(),
+            history: Cow::Borrowed(&self.alerts.history),
             totals: [
                 t.accepted,
                 t.counted,
@@ -125,7 +126,7 @@ impl Partition {
                 t.refused,
                 t.broken_promises,
             ],
-            reasons: self.reasons.clone(),
+            reasons: Cow::Borrowed(&self.reasons),
             incidents: self.incidents,
         };
         // Postcard fails only for values of unknown length, which the state does not have.
@@ -172,7 +173,7 @@ impl Partition {
         let damaged = |what: &str| RestoreError::Damaged {
             what: what.to_owned(),
         };
-        let saved: Saved = match snapshot.split_first() {
+        let saved: Saved<'_> = match snapshot.split_first() {
             Some((&VERSION, rest)) => {
                 postcard::from_bytes(rest).map_err(|e| damaged(&format!("snapshot ({e})")))?
             }
@@ -201,8 +202,12 @@ impl Partition {
             .iter()
             .filter_map(|text| Rule::parse(text).ok())
             .collect();
-        p.declaration = saved.declaration;
-        p.alerts = Alerts::restore(rules, saved.active.into_iter().collect(), saved.history);
+        p.declaration = saved.declaration.into_owned();
+        p.alerts = Alerts::restore(
+            rules,
+            saved.active.into_iter().collect(),
+            saved.history.into_owned(),
+        );
         for (i, agent) in saved.agents.iter().enumerate() {
             let index = if agent.plain {
                 &mut p.plain_index
@@ -211,12 +216,12 @@ impl Partition {
             };
             index.insert(agent.name.clone(), i as u32);
         }
-        p.agents = saved.agents;
+        p.agents = saved.agents.into_owned();
         for (i, metric) in saved.metrics.iter().enumerate() {
             p.metric_index.insert(metric.clone(), i as u32);
         }
-        p.metrics = saved.metrics;
-        p.series = saved.series;
+        p.metrics = saved.metrics.into_owned();
+        p.series = saved.series.into_owned();
         for (i, g) in saved.groups.into_iter().enumerate() {
             let mut group = Group::new(0, g.values.into());
             group.aggregate = g.aggregate;
@@ -234,7 +239,7 @@ impl Partition {
                     .join(device.agent, since);
             }
         }
-        p.devices = saved.devices;
+        p.devices = saved.devices.into_owned();
         p.index_all_wide();
         for group in &mut p.groups {
             group.build_index(&p.agents);
@@ -257,7 +262,7 @@ impl Partition {
             refused,
             broken_promises,
         };
-        p.reasons = saved.reasons;
+        p.reasons = saved.reasons.into_owned();
         p.incidents = saved.incidents;
         for (key, bytes) in rows {
             let bad = || damaged(&format!("window row {key:02x?}"));
