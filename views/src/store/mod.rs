@@ -92,6 +92,9 @@ pub struct Views {
     notifications: RwLock<VecDeque<Notification>>,
     files: RwLock<(FileReport, FileReport)>,
     pending: Mutex<Pending>,
+    /// Rows that the live stream has shown as open, oldest first: one may settle without any new record,
+    /// when the last partition to be done with it holds no event of it.
+    shown_open: Mutex<BTreeSet<(i64, u32, Group)>>,
 }
 
 // A panic while a lock was held leaves plain values behind, at worst an older result: go on.

@@ -1,8 +1,8 @@
 //! The read side: parts merged into what the API answers.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
 use event::AggregateSpec;
 
@@ -22,6 +22,8 @@ use crate::part::{
 const TIME_MAX: i64 = 253_402_300_799_999_999;
 /// Groups listed per aggregate.
 const GROUPS_LISTED_MAX: usize = 100;
+/// Open rows that are watched for settling by themselves.
+const SHOWN_OPEN_MAX: usize = 500;
 
 /// Why a query cannot be answered.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -596,11 +598,43 @@ impl Views {
     pub fn take_changes(&self) -> Changes {
         let pending = std::mem::take(&mut *self.pending());
         let specs = read(&self.declared).aggregates.clone();
-        let windows = pending
-            .rows
-            .iter()
-            .filter_map(|(a, start, group)| self.row(*a, specs.get(*a as usize)?, group, *start))
-            .collect();
+        let mut open = self
+            .shown_open
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let mut windows: Vec<Row> = Vec::new();
+        for (a, start, group) in &pending.rows {
+            let Some(spec) = specs.get(*a as usize) else {
+                continue;
+            };
+            let Some(row) = self.row(*a, spec, group, *start) else {
+                continue;
+            };
+            let key = (*start, *a, group.clone());
+            if row.state == RowState::Open.as_str() {
+                open.insert(key);
+            } else {
+                open.remove(&key);
+            }
+            windows.push(row);
+        }
+        open.retain(|(start, a, group)| {
+            if pending.rows.contains(&(*a, *start, group.clone())) {
+                return true;
+            }
+            let spec = specs.get(*a as usize);
+            let row = spec.and_then(|spec| self.row(*a, spec, group, *start));
+            let Some(row) = row else { return false };
+            let stays = row.state == RowState::Open.as_str();
+            if !stays {
+                windows.push(row);
+            }
+            stays
+        });
+        while open.len() > SHOWN_OPEN_MAX {
+            open.pop_first();
+        }
+        drop(open);
         let mut alerts = Vec::new();
         for part in &self.parts {
             let part = read(part);
@@ -661,4 +695,55 @@ fn parse_cursor(cursor: &str) -> Result<(i64, String), QueryError> {
         start.parse().map_err(|_| QueryError::BadCursor)?,
         group.to_owned(),
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::completeness::IndexBuilder;
+    use crate::part::StatusCounts;
+
+    #[test]
+    fn a_row_that_settles_without_a_new_record_is_shown_again() {
+        let views = Views::new(2, "test", 0);
+        let mut spec = AggregateSpec::defaults().remove(0);
+        spec.window = 10 * SECOND;
+        views.declare(vec![spec], Vec::new());
+        let group: Group = [].into();
+        for partition in 0..2 {
+            let mut index = IndexBuilder::default();
+            // Partition 0 is done with the first window, partition 1 is not and has no event of it.
+            let progress = if partition == 0 { 100 } else { 5 };
+            index.add(1, SECOND, progress * SECOND, 100 * SECOND);
+            views.put_index(partition, 0, &group, Arc::new(index.build()));
+        }
+        let row = RowPart {
+            aggregate: 0,
+            group,
+            start: 0,
+            revision: 1,
+            state: RowState::Settled,
+            count: 1,
+            numeric: 1,
+            sum: 0,
+            min: 0.0,
+            max: 0.0,
+            distinct: 1,
+            late_events: 0,
+            settled: None,
+        };
+        views.put_rows(0, vec![row]);
+        let states = |now: i64| {
+            for partition in 0..2 {
+                let (totals, status) = (Totals::default(), StatusCounts::default());
+                views.put_summary(partition, now, totals, status, None);
+            }
+            let rows = views.take_changes().windows;
+            rows.iter().map(|r| r.state).collect::<Vec<_>>()
+        };
+        assert_eq!(states(100 * SECOND), ["open"]);
+        assert_eq!(states(101 * SECOND), [""; 0]);
+        assert_eq!(states(10 * SECOND + SETTLE_DEADLINE), ["settled"]);
+        assert_eq!(states(11 * SECOND + SETTLE_DEADLINE), [""; 0]);
+    }
 }

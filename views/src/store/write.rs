@@ -33,6 +33,7 @@ impl Views {
             notifications: RwLock::default(),
             files: RwLock::default(),
             pending: Mutex::default(),
+            shown_open: Mutex::default(),
         })
     }
 
