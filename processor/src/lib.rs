@@ -6,6 +6,7 @@
 //! notices to the durable [`outbox`], from which [`webhook`] delivers them.
 
 pub mod core;
+mod engine;
 pub mod outbox;
 pub mod runtime;
 pub mod webhook;
