@@ -123,7 +123,10 @@ pub struct AggregateConfig {
     /// Length of the window.
     #[serde(default = "ten_seconds")]
     pub window: String,
-    /// Functions; none = all.
+    /// From the start of a window to the start of the next; none = `window` (tumbling).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hop: Option<String>,
+    /// Functions; none = [`Function::EXACT`]: the estimates must be asked for.
     #[serde(default)]
     pub functions: BTreeSet<Function>,
 }
@@ -170,7 +173,7 @@ fn merge(
     // Lists of tables show their keys only when they are filled.
     known.insert(
         "aggregates".to_owned(),
-        example(&["name", "metric", "group_by", "window", "functions"]),
+        example(&["name", "metric", "group_by", "window", "hop", "functions"]),
     );
     known.insert(
         "rules".to_owned(),
@@ -406,11 +409,19 @@ impl Config {
         let mut aggregates = Vec::new();
         for a in &self.aggregates {
             let place = || format!("aggregate {:?}", a.name);
-            let window = parse_duration(&a.window)
-                .map_err(anyhow::Error::msg)
-                .with_context(place)?;
+            let duration = |field: &'static str, text: &str| {
+                parse_duration(text)
+                    .map_err(anyhow::Error::msg)
+                    .context(field)
+                    .with_context(place)
+            };
+            let window = duration("window", &a.window)?;
+            let hop = match &a.hop {
+                Some(text) => duration("hop", text)?,
+                None => window,
+            };
             let functions = match a.functions.is_empty() {
-                true => Function::ALL.iter().copied().collect(),
+                true => Function::EXACT.iter().copied().collect(),
                 false => a.functions.clone(),
             };
             let spec = AggregateSpec {
@@ -418,6 +429,7 @@ impl Config {
                 metric: a.metric.clone(),
                 group_by: a.group_by.clone(),
                 window,
+                hop,
                 functions,
             };
             spec.check().with_context(place)?;
@@ -577,6 +589,24 @@ mod tests {
     }
 
     #[test]
+    fn an_aggregate_is_tumbling_and_exact_unless_it_says_otherwise() {
+        let aggregate = |rest: &str| {
+            let text = format!("[[aggregates]]\nname = \"a\"\nwindow = \"1m\"\n{rest}");
+            let spec = check(&text, &[]).unwrap().declaration().unwrap();
+            spec.aggregates[0].clone()
+        };
+        let plain = aggregate("");
+        assert_eq!((plain.window, plain.hop), (60_000_000, 60_000_000));
+        assert!(plain.functions.iter().eq(Function::EXACT));
+        let hopping = aggregate("hop = \"10s\"\nfunctions = [\"p99\", \"distinct_values\"]");
+        assert_eq!(hopping.panes(), 6);
+        assert_eq!(
+            hopping.functions,
+            [Function::DistinctValues, Function::P99].into()
+        );
+    }
+
+    #[test]
     fn unknown_keys_are_named_with_the_nearest_valid_one() {
         refused(
             "dta = \"x\"",
@@ -602,7 +632,17 @@ mod tests {
         refused(
             "[[aggregates]]\nname = \"a\"\nwindow = \"ten\"",
             &[],
-            "aggregate \"a\"",
+            "aggregate \"a\": window: ",
+        );
+        refused(
+            "[[aggregates]]\nname = \"a\"\nwindow = \"1m\"\nhop = \"soon\"",
+            &[],
+            "aggregate \"a\": hop: ",
+        );
+        refused(
+            "[[aggregates]]\nname = \"a\"\nwindow = \"1m\"\nhop = \"25s\"",
+            &[],
+            "aggregate \"a\": hop: the window of 60s is not a whole multiple of 25s; use 20s or 30s",
         );
         refused(
             "[[rules]]\nname = \"r\"\nmetric = \"t\"\nraise = 1.0\nclear = 2.0",

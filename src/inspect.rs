@@ -115,6 +115,27 @@ fn describe(bytes: &[u8]) -> String {
                 d.rules.len()
             )
         }
+        Ok(RecordRef::Other(Record::SetAggregate(a))) => {
+            let (window, hop) = (a.window as f64 / 1e6, a.hop as f64 / 1e6);
+            format!("aggregate {:?}: {window} s every {hop} s", a.name)
+        }
+        Ok(RecordRef::Other(Record::RemoveAggregate(name))) => {
+            format!("aggregate {name:?} removed")
+        }
+        Ok(RecordRef::Other(Record::SetRule(json))) => format!("rule {json}"),
+        Ok(RecordRef::Other(Record::RemoveRule(name))) => format!("rule {name:?} removed"),
+        Ok(RecordRef::Other(Record::SetDevice(d))) => {
+            format!("device {}: {} attributes set", d.device, d.attributes.len())
+        }
+        Ok(RecordRef::Other(Record::Decommission(d))) => format!("device {d} decommissioned"),
+        Ok(RecordRef::Other(Record::Release(r))) => {
+            format!(
+                "release of quarantined {} ({} bytes), times moved by {} s",
+                r.id,
+                r.record.len(),
+                r.shift as f64 / 1e6
+            )
+        }
         Ok(RecordRef::Other(Record::Batch(_))) => "batch".to_owned(),
         Err(error) => format!("record that does not decode: {error}"),
     }

@@ -34,7 +34,10 @@ pub use command::Command;
 pub use id::{AgentId, DeviceId, IdError, MetricName};
 pub use incarnation::Incarnation;
 pub use reason::RefusalReason;
-pub use record::{Declaration, Plain, PlainSample, Record, RecordRef, Refused, StatusRecord};
+pub use record::{
+    Declaration, DeviceChange, Plain, PlainSample, Record, RecordRef, Refused, Release,
+    StatusRecord,
+};
 pub use status::Status;
 pub use time::{EventTime, IngestTime, TimeRange};
 pub use topic::Topic;

@@ -2,11 +2,14 @@
 //!
 //! Bytes: one tag, then the raw batch as it came (tag 1) or postcard (all others).
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
+use crate::value::TEXT_BYTES_MAX;
 use crate::{
-    AgentId, AggregateSpec, DecodeError, DeviceId, EventTime, IngestTime, MetricName,
-    RefusalReason, Status, Value,
+    AgentId, AggregateSpec, DecodeError, DeviceId, EventTime, Function, IngestTime, MetricName,
+    RefusalReason, SpecError, Status, Value,
 };
 
 const TAG_BATCH: u8 = 1;
@@ -15,7 +18,19 @@ const TAG_REFUSED: u8 = 3;
 const TAG_STATUS: u8 = 4;
 const TAG_TICK: u8 = 5;
 const TAG_GAP: u8 = 6;
-const TAG_DECLARE: u8 = 7;
+/// A declaration whose aggregates have no hop. It is still read, no longer written.
+const TAG_DECLARE_TUMBLING: u8 = 7;
+const TAG_DECLARE: u8 = 8;
+const TAG_SET_AGGREGATE: u8 = 9;
+const TAG_REMOVE_AGGREGATE: u8 = 10;
+const TAG_SET_RULE: u8 = 11;
+const TAG_REMOVE_RULE: u8 = 12;
+const TAG_SET_DEVICE: u8 = 13;
+const TAG_DECOMMISSION: u8 = 14;
+const TAG_RELEASE: u8 = 15;
+
+/// Most attributes that one [`DeviceChange`] names.
+pub const ATTRIBUTES_MAX: usize = 64;
 
 /// One value of a plain device (no agent of ours, so no seq).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -72,6 +87,62 @@ pub struct Declaration {
     pub rules: Vec<String>,
 }
 
+/// What an operator says of a device. It goes over what the device says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceChange {
+    /// Which device.
+    pub device: DeviceId,
+    /// Attributes, named as the metrics that carry them (`@site`), and their texts; none removes
+    /// what an operator said before.
+    pub attributes: Vec<(MetricName, Option<String>)>,
+}
+
+impl DeviceChange {
+    /// Checks the change: 1 to [`ATTRIBUTES_MAX`] attributes, none twice, each named with `@`, texts of
+    /// at most [`TEXT_BYTES_MAX`] bytes.
+    ///
+    /// **Errors**: what is wrong and what would be right. Such a record is refused when it is read, too.
+    pub fn check(&self) -> Result<(), SpecError> {
+        let err = |message: String| {
+            Err(SpecError {
+                field: "attributes",
+                message,
+            })
+        };
+        let count = self.attributes.len();
+        if count == 0 || count > ATTRIBUTES_MAX {
+            return err(format!("{count} are named; name 1 to {ATTRIBUTES_MAX}"));
+        }
+        for (i, (name, text)) in self.attributes.iter().enumerate() {
+            if name.as_attribute().is_none() {
+                return err(format!("{name} is a metric; an attribute is @{name}"));
+            }
+            if self.attributes[..i].iter().any(|(n, _)| n == name) {
+                return err(format!("{name} is named twice"));
+            }
+            let len = text.as_ref().map_or(0, String::len);
+            if len > TEXT_BYTES_MAX {
+                return err(format!(
+                    "{name} has {len} bytes; at most {TEXT_BYTES_MAX} are taken"
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Count after all what was quarantined.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Release {
+    /// The number under which the quarantine holds it. What is not held (any more) is not counted, so
+    /// a release that comes twice counts once.
+    pub id: u64,
+    /// Added to its event times, microseconds.
+    pub shift: i64,
+    /// The quarantined record's bytes as the quarantine stored them; never a release.
+    pub record: Vec<u8>,
+}
+
 /// One record of the log.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Record {
@@ -92,8 +163,22 @@ pub enum Record {
         /// The first ingest time after it.
         to: IngestTime,
     },
-    /// Aggregates and rules.
+    /// Aggregates and rules of the configuration.
     Declare(Declaration),
+    /// One aggregate more, or another form of the one with that name.
+    SetAggregate(AggregateSpec),
+    /// The aggregate of that name is no more.
+    RemoveAggregate(String),
+    /// One rule more, or another form of the one with that name, as JSON.
+    SetRule(String),
+    /// The rule of that name is no more.
+    RemoveRule(String),
+    /// An operator changes a device's attributes.
+    SetDevice(DeviceChange),
+    /// The device is no longer expected.
+    Decommission(DeviceId),
+    /// Something leaves the quarantine.
+    Release(Release),
 }
 
 /// A record as it is read: a batch stays where it is.
@@ -120,6 +205,13 @@ impl Record {
             Self::Tick => vec![TAG_TICK],
             Self::AvailabilityGap { from, to } => body(TAG_GAP, &(from, to)),
             Self::Declare(r) => body(TAG_DECLARE, r),
+            Self::SetAggregate(r) => body(TAG_SET_AGGREGATE, r),
+            Self::RemoveAggregate(name) => body(TAG_REMOVE_AGGREGATE, name),
+            Self::SetRule(json) => body(TAG_SET_RULE, json),
+            Self::RemoveRule(name) => body(TAG_REMOVE_RULE, name),
+            Self::SetDevice(r) => body(TAG_SET_DEVICE, r),
+            Self::Decommission(device) => body(TAG_DECOMMISSION, device),
+            Self::Release(r) => body(TAG_RELEASE, r),
         }
     }
 
@@ -154,8 +246,69 @@ impl<'a> RecordRef<'a> {
                 let (from, to) = body(rest, "gap record")?;
                 Record::AvailabilityGap { from, to }
             }
+            TAG_DECLARE_TUMBLING => {
+                let old: TumblingDeclaration = body(rest, "declaration record")?;
+                Record::Declare(old.into())
+            }
             TAG_DECLARE => Record::Declare(body(rest, "declaration record")?),
+            TAG_SET_AGGREGATE => Record::SetAggregate(body(rest, "aggregate record")?),
+            TAG_REMOVE_AGGREGATE => {
+                Record::RemoveAggregate(body(rest, "record that removes an aggregate")?)
+            }
+            TAG_SET_RULE => Record::SetRule(body(rest, "rule record")?),
+            TAG_REMOVE_RULE => Record::RemoveRule(body(rest, "record that removes a rule")?),
+            TAG_SET_DEVICE => {
+                let change: DeviceChange = body(rest, "device record")?;
+                let what = "list of attributes";
+                change
+                    .check()
+                    .map_err(|_| DecodeError::Invalid { what, at: 1 })?;
+                Record::SetDevice(change)
+            }
+            TAG_DECOMMISSION => Record::Decommission(body(rest, "decommission record")?),
+            TAG_RELEASE => {
+                let release: Release = body(rest, "release record")?;
+                // Reading one inside the other would have no end that is known beforehand.
+                if release.record.first() == Some(&TAG_RELEASE) {
+                    let what = "release in a release";
+                    return Err(DecodeError::Invalid { what, at: 1 });
+                }
+                Record::Release(release)
+            }
             found => return Err(DecodeError::UnknownVersion { found }),
         }))
+    }
+}
+
+/// [`Declaration`] as it was before aggregates had a hop.
+#[derive(Deserialize)]
+struct TumblingDeclaration {
+    aggregates: Vec<TumblingSpec>,
+    rules: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct TumblingSpec {
+    name: String,
+    metric: String,
+    group_by: Vec<String>,
+    window: i64,
+    functions: BTreeSet<Function>,
+}
+
+impl From<TumblingDeclaration> for Declaration {
+    fn from(old: TumblingDeclaration) -> Self {
+        let aggregates = old.aggregates.into_iter().map(|a| AggregateSpec {
+            name: a.name,
+            metric: a.metric,
+            group_by: a.group_by,
+            window: a.window,
+            hop: a.window,
+            functions: a.functions,
+        });
+        Self {
+            aggregates: aggregates.collect(),
+            rules: old.rules,
+        }
     }
 }

@@ -273,7 +273,8 @@ fn groups_follow_attributes() {
         metric: "temperature".to_owned(),
         group_by: vec!["site".to_owned()],
         window: 10 * S,
-        functions: Function::ALL.iter().copied().collect(),
+        hop: 10 * S,
+        functions: Function::EXACT.iter().copied().collect(),
     };
     let mut b = Bench::with(vec![spec], &[]);
     let site = |t: i64, site: &str| sample("d1", "@site", t, Value::Text(site.into()));
@@ -360,6 +361,7 @@ fn a_new_aggregate_expects_the_devices_that_are_known() {
     let minute = AggregateSpec {
         name: "minute".to_owned(),
         window: 60 * S,
+        hop: 60 * S,
         ..aggregates[0].clone()
     };
     aggregates.insert(0, minute);

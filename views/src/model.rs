@@ -177,6 +177,8 @@ pub struct Aggregate {
     pub window: String,
     /// Window length, seconds.
     pub window_seconds: i64,
+    /// From the start of a window to the start of the next, seconds; tumbling windows: the same.
+    pub hop_seconds: i64,
     /// Names of its functions.
     pub functions: Vec<String>,
     /// Known groups, at most 100.

@@ -22,7 +22,7 @@ use super::partition::{Aggregate, Partition};
 use super::registry::{Device, SeriesState};
 use super::window::Window;
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// Why a stored state cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -233,6 +233,7 @@ impl Views {
                     group_by: spec.group_by.clone(),
                     window: format!("{}s", spec.window / SECOND),
                     window_seconds: spec.window / SECOND,
+                    hop_seconds: spec.hop / SECOND,
                     functions: spec
                         .functions
                         .iter()
@@ -708,6 +709,7 @@ mod tests {
         let views = Views::new(2, "test", 0);
         let mut spec = AggregateSpec::defaults().remove(0);
         spec.window = 10 * SECOND;
+        spec.hop = 10 * SECOND;
         views.declare(vec![spec], Vec::new());
         let group: Group = [].into();
         for partition in 0..2 {
