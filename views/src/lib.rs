@@ -8,11 +8,12 @@
 pub mod completeness;
 pub mod model;
 pub mod part;
+pub mod sketch;
 pub mod store;
 
 pub use completeness::{CompletenessIndex, Counts};
 pub use part::{
-    DeviceQuery, DeviceSource, Group, LagReport, OutstandingQuery, Page, RowPart, RowState,
-    SettledCounts, StatusCounts,
+    DeviceQuery, DeviceSource, Group, HistoryQuery, HistorySource, LagReport, Origin,
+    OutstandingQuery, Page, RowPart, RowState, SettledCounts, StatusCounts, Tier, TooOld,
 };
 pub use store::{Changes, QueryError, RowPage, Views, WindowQuery};

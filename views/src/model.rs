@@ -373,6 +373,8 @@ pub struct Notification {
 /// Something that was refused or set aside.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct QuarantineItem {
+    /// What to release it by, `<partition>-<offset>`; null if it cannot be released.
+    pub id: Option<String>,
     /// Ingest time.
     pub time: Time,
     /// `refused` (at the door) or `quarantined` (accepted, set aside).

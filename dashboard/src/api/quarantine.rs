@@ -100,6 +100,7 @@ mod tests {
 
     fn item(time: i64, message: &str) -> QuarantineItem {
         QuarantineItem {
+            id: None,
             time: Time(time),
             kind: "refused",
             source: None,

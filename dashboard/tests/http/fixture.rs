@@ -23,7 +23,7 @@ use views::model::{
 };
 use views::{
     DeviceQuery, DeviceSource, Group, LagReport, OutstandingQuery, Page, RowPart, RowState,
-    SettledCounts, StatusCounts, Views,
+    SettledCounts, StatusCounts, Tier, Views,
 };
 
 pub const SECOND: i64 = 1_000_000;
@@ -158,9 +158,11 @@ pub fn group(values: &[&str]) -> Group {
 /// A part of a window that starts `at` seconds after [`T`] and holds `count` values from 20 to 22.
 pub fn row(aggregate: u32, values: &[&str], at: i64, count: u64, revision: u64) -> RowPart {
     RowPart {
+        tier: Tier::Window,
         aggregate,
         group: group(values),
         start: T + at * SECOND,
+        end: T + (at + 10) * SECOND,
         revision,
         state: RowState::Settled,
         count,
@@ -168,7 +170,11 @@ pub fn row(aggregate: u32, values: &[&str], at: i64, count: u64, revision: u64) 
         sum: i128::from(count) * (21 << 48),
         min: 20.0,
         max: 22.0,
+        min_at: None,
+        max_at: None,
         distinct: count.min(2),
+        values: None,
+        quantiles: None,
         late_events: 0,
         settled: Some(SettledCounts {
             done: 2,
@@ -249,6 +255,7 @@ pub fn filled() -> Arc<Views> {
     views.put_alert(1, alert("a-3", "firing", 3));
     for (at, device) in [(1, "d-1"), (2, "d-2"), (3, "d-3")] {
         let item = QuarantineItem {
+            id: None,
             time: Time(T + at * SECOND),
             kind: "quarantined",
             source: None,

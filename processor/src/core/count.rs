@@ -519,6 +519,7 @@ impl Partition {
             ),
         };
         let item = QuarantineItem {
+            id: None,
             time: Time(self.now),
             kind: "quarantined",
             source: None,

@@ -155,10 +155,13 @@ impl Partition {
     pub(crate) fn row(&self, cell: u32) -> Option<RowPart> {
         let w = &self.windows[cell as usize];
         let group = &self.groups[w.group as usize];
+        let aggregate = group.aggregate?;
         Some(RowPart {
-            aggregate: group.aggregate?,
+            tier: views::Tier::Window,
+            aggregate,
             group: group.values.clone(),
             start: w.start,
+            end: w.start + self.aggregates[aggregate as usize].spec.window,
             revision: w.revision,
             state: w.state,
             count: w.count,
@@ -166,7 +169,11 @@ impl Partition {
             sum: w.sum,
             min: w.min,
             max: w.max,
+            min_at: None,
+            max_at: None,
             distinct: w.devices.len(),
+            values: None,
+            quantiles: None,
             late_events: w.late_events,
             settled: w.settled,
         })

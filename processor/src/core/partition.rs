@@ -173,6 +173,7 @@ impl Partition {
                 Record::Refused(refused) => {
                     self.totals.refused += u64::from(refused.count);
                     let item = QuarantineItem {
+                        id: None,
                         time: Time(self.now),
                         kind: "refused",
                         source: Some(refused.source),
@@ -348,6 +349,7 @@ impl Partition {
     ) {
         self.totals.quarantined += count;
         let item = QuarantineItem {
+            id: None,
             time: Time(self.now),
             kind: "quarantined",
             source: None,

@@ -16,7 +16,7 @@ use crate::completeness::CompletenessIndex;
 use crate::model::{
     Alert, FileReport, Incident, Notification, PartitionReport, QuarantineItem, Row, Totals,
 };
-use crate::part::{DeviceSource, Group, LagReport, RowPart, StatusCounts};
+use crate::part::{DeviceSource, Group, HistorySource, LagReport, RowPart, StatusCounts};
 
 pub use read::{QueryError, RowPage, WindowQuery};
 
@@ -89,6 +89,8 @@ pub struct Views {
     parts: Vec<RwLock<Part>>,
     declared: RwLock<Declared>,
     sources: RwLock<Vec<Arc<dyn DeviceSource>>>,
+    /// By partition.
+    histories: RwLock<BTreeMap<u16, Arc<dyn HistorySource>>>,
     notifications: RwLock<VecDeque<Notification>>,
     files: RwLock<(FileReport, FileReport)>,
     pending: Mutex<Pending>,

@@ -720,9 +720,11 @@ mod tests {
             views.put_index(partition, 0, &group, Arc::new(index.build()));
         }
         let row = RowPart {
+            tier: crate::Tier::Window,
             aggregate: 0,
             group,
             start: 0,
+            end: 10 * SECOND,
             revision: 1,
             state: RowState::Settled,
             count: 1,
@@ -730,7 +732,11 @@ mod tests {
             sum: 0,
             min: 0.0,
             max: 0.0,
+            min_at: None,
+            max_at: None,
             distinct: 1,
+            values: None,
+            quantiles: None,
             late_events: 0,
             settled: None,
         };

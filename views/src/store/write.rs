@@ -11,7 +11,7 @@ use crate::completeness::CompletenessIndex;
 use crate::model::{
     Alert, FileReport, Incident, Notification, PartitionReport, QuarantineItem, Totals,
 };
-use crate::part::{DeviceSource, Group, LagReport, RowPart, StatusCounts};
+use crate::part::{DeviceSource, Group, HistorySource, LagReport, RowPart, StatusCounts};
 
 /// Newest windows of a group whose completeness is watched for changes.
 const WATCHED_WINDOWS: usize = 60;
@@ -30,6 +30,7 @@ impl Views {
             parts: (0..partitions).map(|_| RwLock::default()).collect(),
             declared: RwLock::default(),
             sources: RwLock::default(),
+            histories: RwLock::default(),
             notifications: RwLock::default(),
             files: RwLock::default(),
             pending: Mutex::default(),
@@ -61,6 +62,11 @@ impl Views {
     /// Adds the place where a partition's devices are looked up.
     pub fn add_device_source(&self, source: Arc<dyn DeviceSource>) {
         write(&self.sources).push(source);
+    }
+
+    /// Sets the place where a partition's past is looked up.
+    pub fn add_history_source(&self, partition: u16, source: Arc<dyn HistorySource>) {
+        write(&self.histories).insert(partition, source);
     }
 
     /// Says that the processor has caught up after the start.
