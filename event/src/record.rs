@@ -312,3 +312,130 @@ impl From<TumblingDeclaration> for Declaration {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hex(text: &str) -> Vec<u8> {
+        let byte = |t: &str| u8::from_str_radix(t, 16).unwrap();
+        text.split_whitespace().map(byte).collect()
+    }
+
+    /// The bytes are those of the format page, and they read back.
+    #[track_caller]
+    fn written(record: Record, expected: &str) {
+        let bytes = record.encode();
+        assert_eq!(bytes, hex(expected), "{bytes:02x?}");
+        assert_eq!(RecordRef::decode(&bytes), Ok(RecordRef::Other(record)));
+    }
+
+    fn spec() -> AggregateSpec {
+        AggregateSpec {
+            name: "f".to_owned(),
+            metric: "*".to_owned(),
+            group_by: Vec::new(),
+            window: 60_000_000,
+            hop: 10_000_000,
+            functions: [Function::Count, Function::P99].into(),
+        }
+    }
+
+    #[test]
+    fn bytes_are_those_of_the_format_page() {
+        let device = DeviceId::new("d1").unwrap();
+        let declaration = Declaration {
+            aggregates: vec![spec()],
+            rules: Vec::new(),
+        };
+        written(
+            Record::Declare(declaration),
+            "08 01 01 66 01 2a 00 80 9c 9c 39 80 da c4 09 02 00 0a 00",
+        );
+        written(
+            Record::SetAggregate(spec()),
+            "09 01 66 01 2a 00 80 9c 9c 39 80 da c4 09 02 00 0a",
+        );
+        written(Record::RemoveAggregate("f".to_owned()), "0a 01 66");
+        written(Record::SetRule("{}".to_owned()), "0b 02 7b 7d");
+        written(Record::RemoveRule("hot".to_owned()), "0c 03 68 6f 74");
+        let change = DeviceChange {
+            device: device.clone(),
+            attributes: vec![
+                (MetricName::attribute("site").unwrap(), Some("a".to_owned())),
+                (MetricName::attribute("row").unwrap(), None),
+            ],
+        };
+        written(
+            Record::SetDevice(change),
+            "0d 02 64 31 02 05 40 73 69 74 65 01 01 61 04 40 72 6f 77 00",
+        );
+        written(Record::Decommission(device), "0e 02 64 31");
+        let release = Release {
+            id: 7,
+            shift: -1_000_000,
+            record: vec![TAG_TICK],
+        };
+        written(Record::Release(release), "0f 07 ff 88 7a 01 05");
+    }
+
+    #[test]
+    fn a_declaration_without_hops_is_tumbling() {
+        let bytes = hex("07 01 01 66 01 2a 00 80 da c4 09 02 00 04 00");
+        let expected = AggregateSpec {
+            window: 10_000_000,
+            functions: [Function::Count, Function::Max].into(),
+            ..spec()
+        };
+        let Ok(RecordRef::Other(Record::Declare(read))) = RecordRef::decode(&bytes) else {
+            panic!("it does not decode");
+        };
+        assert_eq!(read.aggregates, [expected]);
+        assert_eq!(read.aggregates[0].panes(), 1);
+    }
+
+    #[test]
+    fn what_cannot_be_right_is_refused() {
+        let invalid = |record: Record| {
+            let read = RecordRef::decode(&record.encode()).map(|_| ());
+            assert!(matches!(read, Err(DecodeError::Invalid { .. })), "{read:?}");
+        };
+        invalid(Record::Release(Release {
+            id: 1,
+            shift: 0,
+            record: vec![TAG_RELEASE, 1, 0, 0],
+        }));
+        invalid(Record::Plain(Plain {
+            device: DeviceId::new("d").unwrap(),
+            samples: vec![PlainSample {
+                metric: MetricName::new("t").unwrap(),
+                time: None,
+                value: Value::Number(f64::NAN),
+            }],
+        }));
+        let text = |text: &str| Some(text.to_owned());
+        let name = |name: &str| MetricName::new(name).unwrap();
+        for (attributes, expected) in [
+            (vec![], "attributes: 0 are named; name 1 to 64"),
+            (
+                vec![(name("site"), None)],
+                "attributes: site is a metric; an attribute is @site",
+            ),
+            (
+                vec![(name("@a"), None), (name("@a"), text("x"))],
+                "attributes: @a is named twice",
+            ),
+            (
+                vec![(name("@a"), text(&"x".repeat(1025)))],
+                "attributes: @a has 1025 bytes; at most 1024 are taken",
+            ),
+        ] {
+            let change = DeviceChange {
+                device: DeviceId::new("d").unwrap(),
+                attributes,
+            };
+            assert_eq!(change.check().unwrap_err().to_string(), expected);
+            invalid(Record::SetDevice(change));
+        }
+    }
+}

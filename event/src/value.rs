@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use serde::de::{Deserializer, Error};
 use serde::{Deserialize, Serialize};
 
 use crate::{DeviceId, EventTime, MetricName};
@@ -16,11 +17,27 @@ pub const TEXT_BYTES_MAX: usize = 1024;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Value {
     /// A finite number.
-    Number(f64),
+    Number(#[serde(deserialize_with = "finite")] f64),
     /// Yes or no. In aggregates it counts as 1 or 0.
     Bool(bool),
     /// A text, such as a state's name. In aggregates it counts, but has no minimum, maximum or mean.
-    Text(Arc<str>),
+    Text(#[serde(deserialize_with = "short")] Arc<str>),
+}
+
+fn finite<'de, D: Deserializer<'de>>(d: D) -> Result<f64, D::Error> {
+    let n = f64::deserialize(d)?;
+    match n.is_finite() {
+        true => Ok(n),
+        false => Err(D::Error::custom("a number that is not finite")),
+    }
+}
+
+fn short<'de, D: Deserializer<'de>>(d: D) -> Result<Arc<str>, D::Error> {
+    let text = String::deserialize(d)?;
+    match text.len() <= TEXT_BYTES_MAX {
+        true => Ok(text.into()),
+        false => Err(D::Error::custom("a text of more than 1024 bytes")),
+    }
 }
 
 impl Value {
