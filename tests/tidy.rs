@@ -154,6 +154,8 @@ fn crates_know_only_whom_the_design_lets_them() {
         .unwrap()
         .map(|e| e.unwrap().path())
         .filter(|p| p.join("Cargo.toml").is_file())
+        // A workspace of its own: its targets use whatever they feed.
+        .filter(|p| !p.ends_with("fuzz"))
         .map(|p| p.file_name().unwrap().to_string_lossy().into_owned())
         .collect();
     let listed: BTreeSet<String> = ours.iter().map(|s| (*s).to_owned()).collect();

@@ -25,6 +25,20 @@ impl Block {
         Offset(self.first.0 + self.records.len() as u64)
     }
 
+    /// The block in `bytes`, as it would be read under the key (`partition`, `first`): the door of the
+    /// fuzz targets. Readers of the log go through [`crate::Log`].
+    ///
+    /// **Errors**: what does not fit.
+    #[doc(hidden)]
+    pub fn decode(bytes: &[u8], partition: PartitionId, first: Offset) -> Result<Self, String> {
+        let stored = verify(bytes, partition, first)?;
+        Ok(Self {
+            first,
+            ingest_time: stored.ingest_time,
+            records: stored.records(0)?,
+        })
+    }
+
     /// Payload bytes of the records.
     pub fn bytes(&self) -> usize {
         self.records.iter().map(Bytes::len).sum()
@@ -189,6 +203,9 @@ fn take_varint(rest: &mut &[u8]) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
     use super::*;
 
     const P: PartitionId = PartitionId(7);
@@ -258,6 +275,57 @@ mod tests {
         let bytes = encoded(&records(&[3]));
         assert!(verify(&bytes, PartitionId(8), FIRST).is_err());
         assert!(verify(&bytes, P, Offset(1001)).is_err());
+    }
+
+    /// Gives `content` the checksum of its bytes and decodes it.
+    fn decode_signed(mut content: Vec<u8>) -> Result<Block, String> {
+        let checksum = xxh3_64_with_seed(&content, seed(P, FIRST));
+        content.extend_from_slice(&checksum.to_le_bytes());
+        Block::decode(&content, P, FIRST)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4096))]
+
+        /// Damage that has a right checksum reaches the lengths and payloads behind it.
+        #[test]
+        fn no_bytes_panic_and_a_block_never_holds_more_than_was_given(
+            bytes in vec(any::<u8>(), 0..200),
+            valid in any::<bool>(),
+            sizes in vec(prop_oneof![0usize..4, 120usize..140, 16_380usize..16_390], 0..6),
+            edits in vec((any::<prop::sample::Index>(), any::<u8>()), 0..5),
+            count in prop::option::of(any::<u32>()),
+            keep in any::<prop::sample::Index>(),
+            cut in any::<bool>(),
+        ) {
+            let _ = Block::decode(&bytes, P, FIRST);
+            let mut content = match valid {
+                true => {
+                    let mut good = encoded(&records(&sizes));
+                    good.truncate(good.len() - CHECKSUM);
+                    good
+                }
+                false => bytes,
+            };
+            for (at, byte) in edits {
+                // Most of the edits go where the lengths are.
+                let end = content.len().min(HEADER + 24);
+                if end > 0 {
+                    content[at.index(end)] = byte;
+                }
+            }
+            if let (Some(count), true) = (count, content.len() >= HEADER) {
+                content[9..HEADER].copy_from_slice(&count.to_le_bytes());
+            }
+            if cut && !content.is_empty() {
+                content.truncate(keep.index(content.len()));
+            }
+            let given = content.len();
+            if let Ok(block) = decode_signed(content) {
+                // Each record took at least one byte for its length.
+                prop_assert!(block.records.len() + block.bytes() + HEADER <= given);
+            }
+        }
     }
 
     #[test]

@@ -4,5 +4,6 @@ mod brokers;
 mod clients;
 mod common;
 mod fuzz;
+mod hostile;
 mod interop;
 mod wire;
