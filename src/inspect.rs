@@ -128,6 +128,12 @@ fn describe(bytes: &[u8]) -> String {
             format!("device {}: {} attributes set", d.device, d.attributes.len())
         }
         Ok(RecordRef::Other(Record::Decommission(d))) => format!("device {d} decommissioned"),
+        Ok(RecordRef::Other(Record::Retain(r))) => format!(
+            "retain panes={}s hours={}s days={}s",
+            r.panes / 1_000_000,
+            r.hours / 1_000_000,
+            r.days / 1_000_000
+        ),
         Ok(RecordRef::Other(Record::Release(r))) => {
             format!(
                 "release of quarantined {} ({} bytes), times moved by {} s",

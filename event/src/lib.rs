@@ -35,7 +35,7 @@ pub use id::{AgentId, DeviceId, IdError, MetricName};
 pub use incarnation::Incarnation;
 pub use reason::RefusalReason;
 pub use record::{
-    Declaration, DeviceChange, Plain, PlainSample, Record, RecordRef, Refused, Release,
+    Declaration, DeviceChange, Plain, PlainSample, Record, RecordRef, Refused, Release, Retention,
     StatusRecord,
 };
 pub use status::Status;

@@ -28,6 +28,7 @@ const TAG_REMOVE_RULE: u8 = 12;
 const TAG_SET_DEVICE: u8 = 13;
 const TAG_DECOMMISSION: u8 = 14;
 const TAG_RELEASE: u8 = 15;
+const TAG_RETAIN: u8 = 16;
 
 /// Most attributes that one [`DeviceChange`] names.
 pub const ATTRIBUTES_MAX: usize = 64;
@@ -143,6 +144,31 @@ pub struct Release {
     pub record: Vec<u8>,
 }
 
+/// How long results are kept, microseconds, counted back from the newest event time: whole panes, then
+/// hours, then days. An event older than a tier revises the coarser ones; one older than all goes to the
+/// ledger of what was too old.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retention {
+    /// Panes, and the windows made of them.
+    pub panes: i64,
+    /// Hours.
+    pub hours: i64,
+    /// Days.
+    pub days: i64,
+}
+
+impl Default for Retention {
+    /// 48 hours, 30 days, 400 days.
+    fn default() -> Self {
+        const DAY: i64 = 86_400_000_000;
+        Self {
+            panes: 2 * DAY,
+            hours: 30 * DAY,
+            days: 400 * DAY,
+        }
+    }
+}
+
 /// One record of the log.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Record {
@@ -179,6 +205,8 @@ pub enum Record {
     Decommission(DeviceId),
     /// Something leaves the quarantine.
     Release(Release),
+    /// How long results are kept from now on.
+    Retain(Retention),
 }
 
 /// A record as it is read: a batch stays where it is.
@@ -212,6 +240,7 @@ impl Record {
             Self::SetDevice(r) => body(TAG_SET_DEVICE, r),
             Self::Decommission(device) => body(TAG_DECOMMISSION, device),
             Self::Release(r) => body(TAG_RELEASE, r),
+            Self::Retain(r) => body(TAG_RETAIN, r),
         }
     }
 
@@ -274,6 +303,14 @@ impl<'a> RecordRef<'a> {
                     return Err(DecodeError::Invalid { what, at: 1 });
                 }
                 Record::Release(release)
+            }
+            TAG_RETAIN => {
+                let keep: Retention = body(rest, "retention record")?;
+                if [keep.panes, keep.hours, keep.days].iter().any(|t| *t <= 0) {
+                    let what = "retention that is not positive";
+                    return Err(DecodeError::Invalid { what, at: 1 });
+                }
+                Record::Retain(keep)
             }
             found => return Err(DecodeError::UnknownVersion { found }),
         }))

@@ -210,7 +210,8 @@ impl Partition {
                 | Record::RemoveRule(_)
                 | Record::SetDevice(_)
                 | Record::Decommission(_)
-                | Record::Release(_) => {
+                | Record::Release(_)
+                | Record::Retain(_) => {
                     let found = bytes.first().copied().unwrap_or_default();
                     self.foreign(&DecodeError::UnknownVersion { found }, fx);
                 }
