@@ -1,12 +1,11 @@
 //! Checkpoints: one atomic transaction per partition with the snapshot, rows, outbox rows and the log offset.
 
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-
 use redb::{ReadOnlyTable, ReadTransaction, ReadableTable, TableDefinition, WriteTransaction};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64_with_seed};
 
 use crate::block::array;
 use crate::outbox::{self, OutboxRow};
+use crate::rows::{self, Digest, KeyRange};
 use crate::store::{Fault, Store};
 use crate::tail::{PARTITIONS, stored};
 use crate::{Error, Log, Offset, PartitionId};
@@ -15,8 +14,6 @@ use crate::{Error, Log, Offset, PartitionId};
 pub(crate) const CHECKPOINTS: TableDefinition<u16, &[u8]> = TableDefinition::new("checkpoints");
 /// The newest snapshot of each partition in chunks.
 pub(crate) const SNAPSHOTS: TableDefinition<(u16, u32), &[u8]> = TableDefinition::new("snapshots");
-/// Rows by partition and the owner's key.
-pub(crate) const ROWS: TableDefinition<(u16, &[u8]), &[u8]> = TableDefinition::new("rows");
 
 /// Snapshot bytes per chunk: with key and page header a chunk just fits a page of 1 MiB.
 pub(crate) const CHUNK: usize = (1 << 20) - 512;
@@ -49,17 +46,41 @@ impl Log {
     ///
     /// `expected` is the offset of the checkpoint that the caller last loaded or committed, `None` for the first.
     ///
+    /// **Cost.** The snapshot is written once and not copied; other writes to the state (the outbox among them)
+    /// wait meanwhile. Measured, 175 MB and 30,000 rows of 300 B: 0.4 s, 1.02 bytes written per byte once the file
+    /// has its size, 60 MB of memory besides the checkpoint, page cache included.
+    ///
     /// **Errors.** [`Error::Fenced`] when another checkpoint is there: the caller no longer owns the partition.
     /// [`Error::CheckpointOutOfRange`] when the offset goes back or beyond the log. After [`Error::Full`],
     /// [`Error::Io`] and [`Error::Corrupt`] the checkpoint may be there or not: load [`Log::latest`].
-    // By value as other forms of the log will send it on.
-    #[allow(clippy::needless_pass_by_value)]
     pub fn commit(
         &self,
         partition: PartitionId,
         expected: Option<Offset>,
         checkpoint: Checkpoint,
     ) -> Result<(), Error> {
+        self.commit_and_forget(partition, expected, checkpoint, Vec::new())
+            .map(drop)
+    }
+
+    /// As [`Log::commit`], and deletes every row of the partition whose key is in one of the ranges `forget`, in
+    /// the same transaction, after the checkpoint's own rows: none is left in them. Answers how many it deleted.
+    ///
+    /// **Limits.** All of it is one transaction, however much there is, and other writes to the state wait for it.
+    /// Measured: 1.3 to 2 million rows of 300 B a second, 1 byte written and 2 bytes of memory per row
+    /// (pages are freed, not copied). Who has more to forget, as after a jump of event time, can spread the ranges
+    /// over several checkpoints. The file does not shrink; its pages are used again.
+    ///
+    /// **Errors.** As [`Log::commit`].
+    // By value as other forms of the log will send it on.
+    #[allow(clippy::needless_pass_by_value)]
+    pub fn commit_and_forget(
+        &self,
+        partition: PartitionId,
+        expected: Option<Offset>,
+        checkpoint: Checkpoint,
+        forget: Vec<KeyRange>,
+    ) -> Result<u64, Error> {
         self.check(partition)?;
         let mut end = self.end(partition);
         if checkpoint.offset > end {
@@ -92,22 +113,11 @@ impl Log {
                 .into());
             }
             let mut head = put_snapshot(txn, partition, offset, &checkpoint.snapshot, previous)?;
-            let mut rows = txn.open_table(ROWS)?;
-            for (key, value) in &checkpoint.rows {
-                let old = match value {
-                    Some(value) => {
-                        let sealed = seal(key, value, u64::from(partition.0));
-                        head.rows.add(&sealed);
-                        rows.insert((partition.0, key.as_slice()), sealed.as_slice())?
-                    }
-                    None => rows.remove((partition.0, key.as_slice()))?,
-                };
-                if let Some(old) = old {
-                    head.rows.remove(old.value());
-                }
-            }
+            rows::apply(txn, partition, &checkpoint.rows, &mut head.rows)?;
+            let forgotten = rows::forget(txn, partition, &forget, &mut head.rows)?;
             heads.insert(partition.0, head.encode(partition).as_slice())?;
-            outbox::insert_absent(txn, &checkpoint.outbox)
+            outbox::insert_absent(txn, &checkpoint.outbox)?;
+            Ok(forgotten)
         })
     }
 
@@ -148,74 +158,6 @@ impl Log {
             Ok(head(store, &txn.open_table(CHECKPOINTS)?, partition)?.map(|head| head.offset))
         })
     }
-
-    /// Calls `f` with key and value of each row of `partition`, in key order, as of one moment. That no row is
-    /// missing is known only at the end: what `f` gathered is to be used only after `Ok`.
-    ///
-    /// **Errors.** [`Error::Corrupt`], [`Error::Io`]; `f` has then seen some rows, or none.
-    pub fn rows(
-        &self,
-        partition: PartitionId,
-        mut f: impl FnMut(&[u8], &[u8]),
-    ) -> Result<(), Error> {
-        self.check(partition)?;
-        let store = &self.inner().state;
-        let mut begun = false;
-        let mut panicked = None;
-        let result = store.read(|txn| {
-            if begun {
-                // A second run would show rows twice.
-                let source = std::io::Error::from(std::io::ErrorKind::Interrupted);
-                return Err(Error::of_io(store.path(), "read", source).into());
-            }
-            let expected = head(store, &txn.open_table(CHECKPOINTS)?, partition)?
-                .map_or_else(Digest::default, |head| head.rows);
-            let mut found = Digest::default();
-            let rows = txn.open_table(ROWS)?;
-            let (from, to) = ((partition.0, &[][..]), (partition.0 + 1, &[][..]));
-            for entry in rows.range(from..to)? {
-                begun = true;
-                let (key, value) = entry?;
-                let (_, key) = key.value();
-                found.add(value.value());
-                let value = row_value(store, partition, key, value.value())?;
-                // A panic of the caller is not one of redb: it is passed on below.
-                if let Err(panic) = catch_unwind(AssertUnwindSafe(|| f(key, value))) {
-                    panicked = Some(panic);
-                    return Ok(());
-                }
-            }
-            if found != expected {
-                let what = format!(
-                    "there are {} rows, the checkpoint has {} (or others)",
-                    found.rows, expected.rows
-                );
-                return Err(corrupt(store, partition, None, what).into());
-            }
-            Ok(())
-        });
-        if let Some(panic) = panicked {
-            resume_unwind(panic);
-        }
-        result
-    }
-
-    /// One row of `partition`.
-    ///
-    /// **Errors.** [`Error::Corrupt`], [`Error::Io`].
-    pub fn row(&self, partition: PartitionId, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
-        self.check(partition)?;
-        let store = &self.inner().state;
-        store.read(|txn| {
-            let rows = txn.open_table(ROWS)?;
-            match rows.get((partition.0, key))? {
-                None => Ok(None),
-                Some(value) => Ok(Some(
-                    row_value(store, partition, key, value.value())?.to_vec(),
-                )),
-            }
-        })
-    }
 }
 
 /// Offsets of all checkpoints, for the check at open.
@@ -231,41 +173,14 @@ pub(crate) fn offsets(
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Head {
+pub(crate) struct Head {
     offset: Offset,
     length: u64,
     checksum: u64,
-    rows: Digest,
+    pub(crate) rows: Digest,
 }
 
 const HEAD: usize = 48;
-
-/// How many rows a table holds and the sum of their checksums: a row that a damaged page hides is missed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Digest {
-    pub(crate) rows: u64,
-    pub(crate) sum: u64,
-}
-
-impl Digest {
-    /// Takes in a row by its stored value, which ends with its checksum.
-    pub(crate) fn add(&mut self, sealed: &[u8]) {
-        self.rows = self.rows.wrapping_add(1);
-        self.sum = self.sum.wrapping_add(seal_of(sealed));
-    }
-
-    /// Takes out a row by its stored value.
-    pub(crate) fn remove(&mut self, sealed: &[u8]) {
-        self.rows = self.rows.wrapping_sub(1);
-        self.sum = self.sum.wrapping_sub(seal_of(sealed));
-    }
-}
-
-fn seal_of(sealed: &[u8]) -> u64 {
-    sealed
-        .last_chunk()
-        .map_or(0, |checksum| u64::from_le_bytes(*checksum))
-}
 
 impl Head {
     fn chunks(&self) -> u32 {
@@ -304,7 +219,7 @@ impl Head {
     }
 }
 
-fn head(
+pub(crate) fn head(
     store: &Store,
     heads: &impl ReadableTable<u16, &'static [u8]>,
     partition: PartitionId,
@@ -350,7 +265,14 @@ fn get_snapshot(
     partition: PartitionId,
     head: Head,
 ) -> Result<Result<Vec<u8>, String>, Fault> {
+    // At once: growing it would copy it, and hold two of them. The length is right, its head has a checksum.
     let mut snapshot = Vec::new();
+    let length = usize::try_from(head.length).unwrap_or(usize::MAX);
+    if snapshot.try_reserve_exact(length).is_err() {
+        return Ok(Err(format!(
+            "there is no memory for its snapshot of {length} bytes"
+        )));
+    }
     let mut checksum = Xxh3::with_seed(head.offset.0);
     for entry in table.range((partition.0, 0)..=(partition.0, u32::MAX))? {
         let (key, chunk) = entry?;
@@ -376,42 +298,12 @@ fn get_snapshot(
     Ok(Ok(snapshot))
 }
 
-fn row_value<'a>(
+pub(crate) fn corrupt(
     store: &Store,
     partition: PartitionId,
-    key: &[u8],
-    value: &'a [u8],
-) -> Result<&'a [u8], Error> {
-    unseal(key, value, u64::from(partition.0)).ok_or_else(|| {
-        corrupt(
-            store,
-            partition,
-            None,
-            format!("the checksum of the row with key {key:02x?} does not match"),
-        )
-    })
-}
-
-const SEAL: usize = 8;
-
-/// A value followed by a checksum over key and value.
-pub(crate) fn seal(key: &[u8], value: &[u8], seed: u64) -> Vec<u8> {
-    let mut sealed = Vec::with_capacity(value.len() + SEAL);
-    sealed.extend_from_slice(value);
-    sealed.extend_from_slice(&checksum(key, value, seed).to_le_bytes());
-    sealed
-}
-
-pub(crate) fn unseal<'a>(key: &[u8], sealed: &'a [u8], seed: u64) -> Option<&'a [u8]> {
-    let (value, found) = sealed.split_at_checked(sealed.len().checked_sub(SEAL)?)?;
-    (checksum(key, value, seed).to_le_bytes() == found).then_some(value)
-}
-
-fn checksum(key: &[u8], value: &[u8], seed: u64) -> u64 {
-    xxh3_64_with_seed(value, xxh3_64_with_seed(key, seed))
-}
-
-fn corrupt(store: &Store, partition: PartitionId, offset: Option<Offset>, what: String) -> Error {
+    offset: Option<Offset>,
+    what: String,
+) -> Error {
     Error::Corrupt {
         path: store.path().to_path_buf(),
         partition: Some(partition),
@@ -441,15 +333,5 @@ mod tests {
             damaged[at] ^= 0x10;
             assert_eq!(Head::decode(&damaged, PartitionId(1)), None, "byte {at}");
         }
-    }
-
-    #[test]
-    fn a_sealed_value_belongs_to_its_key() {
-        let sealed = seal(b"key", b"value", 3);
-        assert_eq!(unseal(b"key", &sealed, 3), Some(&b"value"[..]));
-        assert_eq!(unseal(b"kez", &sealed, 3), None);
-        assert_eq!(unseal(b"key", &sealed, 4), None);
-        assert_eq!(unseal(b"key", &sealed[1..], 3), None);
-        assert_eq!(unseal(b"key", b"short", 3), None);
     }
 }

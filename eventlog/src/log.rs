@@ -12,7 +12,7 @@ use crate::appender::Appender;
 use crate::queue::{Appended, Pending, Queue, Reply};
 use crate::store::{DirLock, Fault, Files, Storage, Store, lock};
 use crate::tail::{BLOCKS, PARTITIONS, Tails};
-use crate::{Error, Settings, checkpoint, outbox, tail};
+use crate::{Error, Settings, checkpoint, outbox, rows, tail};
 
 /// Gives the present time: microseconds UTC. It may step back; ingest times will not.
 pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
@@ -143,7 +143,7 @@ impl Log {
             Store::create(&state_path, storage, |txn| {
                 txn.open_table(checkpoint::CHECKPOINTS)?;
                 txn.open_table(checkpoint::SNAPSHOTS)?;
-                txn.open_table(checkpoint::ROWS)?;
+                txn.open_table(rows::ROWS)?;
                 txn.open_table(outbox::OUTBOX)?;
                 found(txn, settings.partitions)
             })?;

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 
 use redb::{ReadableTable, TableDefinition, WriteTransaction};
 
-use crate::checkpoint::{Digest, seal, unseal};
 use crate::log::META;
+use crate::rows::{Digest, seal, unseal};
 use crate::store::{Fault, Store};
 use crate::{Error, Log};
 

@@ -313,6 +313,8 @@ fn a_partition_that_does_not_exist_is_refused() {
     refused(log.trim(p, Offset(0)).unwrap_err());
     refused(log.commit(p, None, Checkpoint::default()).unwrap_err());
     refused(log.rows(p, |_, _| ()).unwrap_err());
+    refused(log.rows_range(p, &[0], &[1], 1, |_, _| ()).unwrap_err());
+    refused(log.rows_get(p, &[[0]]).unwrap_err());
     assert_eq!(
         (log.end(p), log.wait(p, Offset(0), LONG)),
         (Offset(0), Offset(0))

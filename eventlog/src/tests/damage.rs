@@ -6,8 +6,8 @@ use super::disk::Disk;
 use super::{open, record, try_open};
 use redb::ReadableTable;
 
-use crate::checkpoint::ROWS;
 use crate::outbox::OUTBOX;
+use crate::rows::ROWS;
 use crate::store::Storage;
 use crate::tail::{BLOCKS, PARTITIONS};
 use crate::{Checkpoint, Error, Log, Offset, PartitionId};
@@ -379,6 +379,13 @@ fn missing_and_foreign_rows_are_noticed() {
         );
     });
     refused(read(&disk), "there are 199 rows, the checkpoint has 200");
+    // Not missed by who reads a part; but what is there is right.
+    assert_eq!(open(&disk).rows_get(P, &[[8], [9]]).unwrap()[1], None);
+    let mut keys = Vec::new();
+    open(&disk)
+        .rows_range(P, &[8], &[11], 9, |key, _| keys.push(key[0]))
+        .unwrap();
+    assert_eq!(keys, [8, 10]);
     // The row of another partition under the same key.
     let disk = original.copy();
     tamper(&disk, "state.redb", |txn| {
@@ -389,6 +396,16 @@ fn missing_and_foreign_rows_are_noticed() {
     read(&disk).unwrap();
     refused(
         open(&disk).row(PartitionId(0), &[9]).map(drop),
+        "the checksum of the row",
+    );
+    refused(
+        open(&disk).rows_get(PartitionId(0), &[[8], [9]]).map(drop),
+        "the checksum of the row",
+    );
+    refused(
+        open(&disk)
+            .rows_range(PartitionId(0), &[0], &[10], 9, |_, _| ())
+            .map(drop),
         "the checksum of the row",
     );
     let disk = original.copy();

@@ -6,6 +6,7 @@ mod disk;
 mod full;
 mod model;
 mod power;
+mod rows;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -32,6 +32,7 @@ enum Step {
         rows: Vec<(u8, Option<u8>)>,
         outbox: Vec<u8>,
         snapshot: usize,
+        forget: Vec<(u8, u8)>,
     },
     Delete {
         key: u8,
@@ -54,9 +55,10 @@ fn step() -> impl Strategy<Value = Step> {
             prop::collection::vec((0..20u8, prop::option::of(any::<u8>())), 0..6),
             prop::collection::vec(0..10u8, 0..3),
             prop_oneof![0usize..100, Just(1_100_000)],
+            prop::collection::vec((0..20u8, 0..20u8), 0..3),
         )
-            .prop_map(|(p, offset, stale, rows, outbox, snapshot)| {
-                Step::Commit { p, offset, stale, rows, outbox, snapshot }
+            .prop_map(|(p, offset, stale, rows, outbox, snapshot, forget)| {
+                Step::Commit { p, offset, stale, rows, outbox, snapshot, forget }
             }),
         1 => (0..10u8).prop_map(|key| Step::Delete { key }),
         1 => Just(Step::Reopen),
@@ -147,6 +149,7 @@ impl Model {
                 rows,
                 outbox: out,
                 snapshot,
+                forget,
             } => {
                 let model = self.partitions.entry(*p).or_default();
                 let offset = model.at(*offset);
@@ -166,7 +169,13 @@ impl Model {
                         .collect(),
                     outbox: out.iter().map(|k| (key(*k), vec![*p as u8])).collect(),
                 };
-                let result = log.commit(PartitionId(*p), expected.map(Offset), checkpoint.clone());
+                let forget: Vec<_> = forget.iter().map(|(a, b)| (key(*a), key(*b))).collect();
+                let result = log.commit_and_forget(
+                    PartitionId(*p),
+                    expected.map(Offset),
+                    checkpoint.clone(),
+                    forget.clone(),
+                );
                 let end = model.records.len() as u64;
                 if expected != found {
                     assert!(matches!(result, Err(Error::Fenced { .. })), "{result:?}");
@@ -176,7 +185,7 @@ impl Model {
                         "{result:?}"
                     );
                 } else {
-                    result.unwrap();
+                    let forgotten = result.unwrap();
                     model.checkpoint = Some((offset, checkpoint.snapshot));
                     for (key, value) in checkpoint.rows {
                         match value {
@@ -184,6 +193,11 @@ impl Model {
                             None => drop(model.rows.remove(&key)),
                         }
                     }
+                    let before = model.rows.len();
+                    model
+                        .rows
+                        .retain(|key, _| !forget.iter().any(|(from, to)| from <= key && key < to));
+                    assert_eq!(forgotten, (before - model.rows.len()) as u64);
                     for (key, value) in checkpoint.outbox {
                         outbox.entry(key).or_insert(value);
                     }
@@ -217,14 +231,50 @@ impl Model {
             log.rows(id, |key, value| rows.push((key.to_vec(), value.to_vec())))
                 .unwrap();
             assert_eq!(rows, model.rows.clone().into_iter().collect::<Vec<_>>());
-            for (key, value) in &model.rows {
-                assert_eq!(log.row(id, key).unwrap().as_ref(), Some(value));
-            }
+            let mut keys: Vec<_> = model.rows.keys().rev().cloned().collect();
+            let mut values: Vec<_> = model.rows.values().rev().cloned().map(Some).collect();
+            keys.push(b"absent".to_vec());
+            values.push(None);
+            assert_eq!(log.rows_get(id, &keys).unwrap(), values);
+            check_ranges(log, model, id);
         }
         assert_eq!(
             log.outbox_all().unwrap(),
             self.outbox.clone().into_iter().collect::<Vec<_>>()
         );
+    }
+}
+
+/// Pages of three rows between every other pair of keys.
+fn check_ranges(log: &Log, model: &Partition, p: PartitionId) {
+    let mut bounds: Vec<_> = model.rows.keys().step_by(2).cloned().collect();
+    bounds.extend([Vec::new(), vec![0xff]]);
+    for (from, to) in bounds
+        .iter()
+        .flat_map(|a| bounds.iter().map(move |b| (a, b)))
+    {
+        let mut found = Vec::new();
+        let mut next = from.clone();
+        loop {
+            let before = found.len();
+            let more = log
+                .rows_range(p, &next, to, 3, |key, value| {
+                    found.push((key.to_vec(), value.to_vec()));
+                })
+                .unwrap();
+            assert!(found.len() - before <= 3 && (!more || found.len() == before + 3));
+            if !more {
+                break;
+            }
+            next.clone_from(&found[found.len() - 1].0);
+            next.push(0);
+        }
+        let within = model
+            .rows
+            .iter()
+            .filter(|(key, _)| *key >= from && *key < to);
+        let expected: Vec<_> = within.map(|(k, v)| (k.clone(), v.clone())).collect();
+        assert_eq!(found, expected);
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::disk::Disk;
 use super::{PARTITIONS, record, try_open};
-use crate::{Checkpoint, Error, Log, Offset, PartitionId};
+use crate::{Checkpoint, Error, KeyRange, Log, Offset, PartitionId};
 
 /// What has been acknowledged, and what may be there besides.
 #[derive(Debug, Default, Clone)]
@@ -18,6 +18,15 @@ struct Expected {
     first_most: BTreeMap<u16, u64>,
     checkpoints: BTreeMap<u16, u64>,
     unknown_checkpoint: Option<(u16, u64)>,
+}
+
+/// The keys that the checkpoint at `offset` forgets: those of all checkpoints before it.
+fn forgets(offset: u64) -> Vec<KeyRange> {
+    vec![(passing(0, 0), passing(offset, 0))]
+}
+
+fn passing(offset: u64, row: u64) -> Vec<u8> {
+    format!("{offset:08} {row:03}").into_bytes()
 }
 
 /// A checkpoint all of whose parts follow from its offset, so that a mixed one shows.
@@ -37,6 +46,7 @@ fn checkpoint(p: u16, offset: u64) -> Checkpoint {
         rows: [row("a"), row("b"), row(&format!("only {offset}"))]
             .into_iter()
             .chain(old)
+            .chain((0..60).map(|row| (passing(offset, row), Some(vec![offset as u8; 200]))))
             .collect(),
         outbox: vec![(format!("{p}/{offset}").into_bytes(), vec![1])],
     }
@@ -86,11 +96,13 @@ impl Run<'_> {
             .checkpoints
             .get(&p)
             .map(|offset| Offset(*offset));
-        match self
-            .log
-            .commit(PartitionId(p), previous, checkpoint(p, offset))
-        {
-            Ok(()) => {
+        match self.log.commit_and_forget(
+            PartitionId(p),
+            previous,
+            checkpoint(p, offset),
+            forgets(offset),
+        ) {
+            Ok(_) => {
                 self.expected.checkpoints.insert(p, offset);
                 Ok(())
             }
@@ -201,6 +213,8 @@ fn check(log: &Log, expected: &Expected) {
             for (key, value) in whole.rows {
                 assert_eq!(rows.get(&key), value.as_ref());
             }
+            let passing = rows.keys().filter(|key| key[0].is_ascii_digit());
+            assert_eq!(passing.count(), 60, "forgotten rows are there");
             assert!(log.outbox_all().unwrap().contains(&whole.outbox[0]));
         } else {
             assert!(rows.is_empty());
