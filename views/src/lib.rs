@@ -3,13 +3,16 @@
 //! Each partition writes its own part; readers merge the parts. A part of a window is accepted only
 //! with a greater revision than the one held, so that replays after a restart change nothing that is
 //! newer. This crate knows no clock, no I/O, no MQTT and no log: "now" is the newest ingest time
-//! that the processor has seen.
+//! that the processor has seen. Memory holds the newest windows; older ones are asked for through
+//! [`HistorySource`].
 
 pub mod completeness;
 pub mod model;
 pub mod part;
 pub mod sketch;
 pub mod store;
+#[cfg(test)]
+mod testing;
 
 pub use completeness::{CompletenessIndex, Counts};
 pub use part::{

@@ -96,6 +96,38 @@ impl Totals {
     }
 }
 
+/// Where every event went: `accepted = counted + duplicate + quarantined + too_old`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct Ledger {
+    /// Events that entered the log and were processed.
+    pub accepted: u64,
+    /// Events that entered a result.
+    pub counted: u64,
+    /// Events that had been counted before.
+    pub duplicate: u64,
+    /// Events set aside with a reason.
+    pub quarantined: u64,
+    /// Events older than every retention tier.
+    pub too_old: u64,
+    /// Whether the four parts make `accepted`. If not, it is a fault of the server.
+    pub adds_up: bool,
+    /// Beside it: messages refused at the door, never accepted.
+    pub refused: u64,
+    /// Beside it: events that arrived behind their agent's own low watermark; they are counted.
+    pub broken_promises: u64,
+}
+
+/// Events of a device and a day that were older than every retention tier.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct TooOldItem {
+    /// Start of the UTC day of their event time.
+    pub day: Time,
+    /// The device.
+    pub device: String,
+    /// How many.
+    pub events: u64,
+}
+
 /// Alerts that are firing, by severity, and those nobody has acknowledged.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, utoipa::ToSchema)]
 pub struct AlertCounts {
@@ -185,7 +217,16 @@ pub struct Aggregate {
     pub groups: Vec<BTreeMap<String, String>>,
 }
 
-/// One window of one group, merged over the partitions.
+/// Who set an extreme, and when.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct Extreme {
+    /// Event time.
+    pub time: Time,
+    /// The device.
+    pub device: String,
+}
+
+/// One window of one group, merged over the partitions. What its aggregate does not declare is null or absent.
 #[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
 pub struct Row {
     /// The aggregate.
@@ -210,8 +251,35 @@ pub struct Row {
     pub min: Option<f64>,
     /// Largest value.
     pub max: Option<f64>,
+    /// Who set `min`: of several the earliest, then the one with the smallest id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_at: Option<Extreme>,
+    /// Who set `max`; as above.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_at: Option<Extreme>,
     /// Different devices, exact.
-    pub distinct_devices: u64,
+    pub distinct_devices: Option<u64>,
+    /// Median of the numeric values, estimated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub p50: Option<f64>,
+    /// 90 % of the numeric values are not above it, estimated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub p90: Option<f64>,
+    /// 95 % of the numeric values are not above it, estimated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub p95: Option<f64>,
+    /// 99 % of the numeric values are not above it, estimated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub p99: Option<f64>,
+    /// An estimated quantile differs from the exact one by at most this share of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quantile_relative_error: Option<f64>,
+    /// Different text values: exact up to 64, estimated beyond.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub distinct_values: Option<u64>,
+    /// Standard error of that estimate as a share of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub distinct_values_relative_error: Option<f64>,
     /// Devices it should contain.
     pub expected: u64,
     /// Devices that are done with it.

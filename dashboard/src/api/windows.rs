@@ -3,8 +3,8 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::Uri;
-use views::WindowQuery;
 use views::model::{Aggregate, Outstanding, Row};
+use views::{Tier, WindowQuery};
 
 use super::params::Params;
 use super::{ApiError, Counted, ErrorBody, Listing, Paged, Shared, cut};
@@ -29,9 +29,12 @@ pub async fn aggregates(
 
 /// Windows of an aggregate.
 ///
-/// Ascending by start, then group. Without `from`, `to` and `after` the newest ones.
+/// Ascending by start, then group. Without `from`, `to` and `after` the newest ones. Hours and days are kept
+/// longer than windows are.
 #[utoipa::path(get, path = "/api/v1/windows", tag = "windows", params(
     ("aggregate" = String, Query, description = "Name of the aggregate"),
+    ("resolution" = Option<String>, Query,
+        description = "`window` (the aggregate's own; also if absent), `hour` or `day` (UTC)"),
     ("from" = Option<String>, Query,
         description = "Starts at or after this: RFC 3339, or integer milliseconds since 1970"),
     ("to" = Option<String>, Query, description = "Starts before this"),
@@ -45,10 +48,16 @@ pub async fn aggregates(
     (status = 404, body = ErrorBody, description = "No such aggregate"),
 ))]
 pub async fn windows(State(shared): State<Shared>, uri: Uri) -> Result<Json<Paged<Row>>, ApiError> {
-    let known = ["aggregate", "from", "to", "limit", "after"];
+    let known = ["aggregate", "resolution", "from", "to", "limit", "after"];
     let params = Params::read(&uri, &known, &[GROUP])?;
+    let tiers = [Tier::Window, Tier::Hour, Tier::Day];
+    let resolution = params.choice("resolution", &tiers.map(Tier::as_str))?;
     let query = WindowQuery {
         aggregate: params.required("aggregate")?.to_owned(),
+        tier: tiers
+            .into_iter()
+            .find(|t| Some(t.as_str()) == resolution)
+            .unwrap_or_default(),
         from: params.time("from")?,
         to: params.time("to")?,
         group: params.pairs(GROUP),

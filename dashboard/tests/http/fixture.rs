@@ -237,7 +237,10 @@ pub fn summary(views: &Views, seconds: i64, counted: u64) {
 pub fn filled() -> Arc<Views> {
     let views = Views::new(2, "1.2.3", T - 60 * SECOND);
     let rules = vec![json!({"name": "too-hot", "raise": 80.0, "clear": 75.0})];
-    views.declare(AggregateSpec::defaults(), rules);
+    for partition in 0..2 {
+        let aggregates = (0..).zip(AggregateSpec::defaults()).collect();
+        views.declare(partition, aggregates, rules.clone());
+    }
     for at in [0, 10, 20] {
         views.put_rows(0, vec![row(0, &[], at, 5, 100)]);
         views.put_rows(1, vec![row(0, &[], at, 3, 50)]);

@@ -67,6 +67,14 @@ pub fn declare(log: &Log, declaration: &Declaration) -> Result<(), eventlog::Err
     Ok(())
 }
 
+/// Shows what a partition computes.
+fn show(views: &Views, partition: u16, declaration: &Declaration) {
+    let aggregates = (0..).zip(declaration.aggregates.iter().cloned()).collect();
+    let rules = declaration.rules.iter();
+    let rules = rules.filter_map(|r| serde_json::from_str(r).ok()).collect();
+    views.declare(partition, aggregates, rules);
+}
+
 /// A running processor.
 pub struct Processor {
     stop: Arc<AtomicBool>,
@@ -91,12 +99,9 @@ impl Processor {
         failed: &CancellationToken,
     ) -> anyhow::Result<Self> {
         let partitions = log.partitions();
-        let rules = declaration
-            .rules
-            .iter()
-            .filter_map(|r| serde_json::from_str(r).ok())
-            .collect();
-        views.declare(declaration.aggregates.clone(), rules);
+        for number in 0..partitions {
+            show(views, number, declaration);
+        }
         let stop = Arc::new(AtomicBool::new(false));
         let behind = Arc::new(AtomicUsize::new(usize::from(partitions)));
         let outbox = Outbox::open(log, views, settings.targets.clone())

@@ -227,12 +227,7 @@ impl Worker {
         let n = self.number;
         self.save_notices(&mut fx, stop);
         if let Some(declared) = fx.declared.take() {
-            let rules = declared
-                .rules
-                .iter()
-                .filter_map(|r| serde_json::from_str(r).ok())
-                .collect();
-            self.views.declare(declared.aggregates, rules);
+            super::show(&self.views, n, &declared);
         }
         for (aggregate, group, index) in fx.indexes {
             self.views.put_index(n, aggregate, &group, index);

@@ -1,9 +1,14 @@
 //! The store itself: one part per partition, merged on read.
 //!
-//! Locks are held for the time of one lookup or one write, never across I/O. Everything that grows
-//! has a limit: rows are evicted by the processor, lists are rings.
+//! Locks are held for the time of one lookup or one write, never across I/O: the past is asked for
+//! without any. Everything that grows has a limit: of rows the newest are held ([`ROWS_MAX`]), lists are
+//! rings.
 
+mod changes;
+mod merge;
 mod read;
+mod rows;
+mod windows;
 mod write;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -16,9 +21,12 @@ use crate::completeness::CompletenessIndex;
 use crate::model::{
     Alert, FileReport, Incident, Notification, PartitionReport, QuarantineItem, Row, Totals,
 };
-use crate::part::{DeviceSource, Group, HistorySource, LagReport, RowPart, StatusCounts};
+use crate::part::{DeviceSource, Group, HistorySource, LagReport, StatusCounts};
 
-pub use read::{QueryError, RowPage, WindowQuery};
+use rows::Rows;
+
+pub use rows::ROWS_MAX;
+pub use windows::{QueryError, RowPage, WindowQuery};
 
 const SECOND: i64 = 1_000_000;
 /// A window settles no earlier than this after its end (ingest time).
@@ -48,9 +56,8 @@ type GroupKey = (u32, Group);
 #[derive(Default)]
 struct Part {
     now: Option<i64>,
-    rows: HashMap<GroupKey, BTreeMap<i64, RowPart>>,
-    /// Windows of an aggregate before this are forgotten.
-    horizons: HashMap<u32, i64>,
+    declared: Declared,
+    rows: Rows,
     indexes: HashMap<GroupKey, Arc<CompletenessIndex>>,
     totals: Totals,
     /// (ingest time, counted) at most once a second, for the rate.
@@ -75,10 +82,19 @@ struct Pending {
     overview: bool,
 }
 
-#[derive(Default)]
+/// What is computed.
+#[derive(Default, Clone, PartialEq)]
 struct Declared {
-    aggregates: Vec<AggregateSpec>,
+    /// By slot, in the order of their declaration.
+    aggregates: Vec<(u32, AggregateSpec)>,
     rules: Vec<serde_json::Value>,
+}
+
+impl Declared {
+    fn slot(&self, slot: u32) -> Option<&AggregateSpec> {
+        let found = self.aggregates.iter().find(|a| a.0 == slot);
+        found.map(|a| &a.1)
+    }
 }
 
 /// The live results of all partitions.
@@ -87,7 +103,9 @@ pub struct Views {
     started: i64,
     ready: AtomicBool,
     parts: Vec<RwLock<Part>>,
+    /// What any of the partitions computes.
     declared: RwLock<Declared>,
+    /// In the order of the partitions.
     sources: RwLock<Vec<Arc<dyn DeviceSource>>>,
     /// By partition.
     histories: RwLock<BTreeMap<u16, Arc<dyn HistorySource>>>,

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use event::AggregateSpec;
 
-use super::{Declared, Pending, RING, SECOND, Views, push_ring, read, write};
+use super::{Declared, Pending, RING, ROWS_MAX, SECOND, Views, push_ring, read, write};
 use crate::completeness::CompletenessIndex;
 use crate::model::{
     Alert, FileReport, Incident, Notification, PartitionReport, QuarantineItem, Totals,
@@ -38,28 +38,49 @@ impl Views {
         })
     }
 
-    /// Says what is computed. Rows of an aggregate whose index changed its meaning are dropped.
-    pub fn declare(&self, aggregates: Vec<AggregateSpec>, rules: Vec<serde_json::Value>) {
-        let mut declared = write(&self.declared);
-        if declared.aggregates != aggregates {
-            for part in &self.parts {
-                let mut part = write(part);
-                let same = |i: u32| {
-                    let i = i as usize;
-                    declared
-                        .aggregates
-                        .get(i)
-                        .is_some_and(|a| aggregates.get(i) == Some(a))
-                };
-                part.rows.retain(|k, _| same(k.0));
-                part.indexes.retain(|k, _| same(k.0));
-                part.horizons.retain(|k, _| same(*k));
+    /// Says what a partition computes: aggregates by their slots, and rules. Rows of a slot that it no longer
+    /// computes, or that has another meaning now, are dropped.
+    ///
+    /// Partitions come to a change one after the other; until the last one has, what any of them computes is
+    /// shown, and of two aggregates with one name that of the greater slot.
+    pub fn declare(
+        &self,
+        partition: u16,
+        aggregates: Vec<(u32, AggregateSpec)>,
+        rules: Vec<serde_json::Value>,
+    ) {
+        let new = Declared { aggregates, rules };
+        {
+            let mut part = write(&self.parts[usize::from(partition)]);
+            if part.declared == new {
+                return;
+            }
+            let old = std::mem::replace(&mut part.declared, new.clone());
+            let same = |slot: u32| new.slot(slot).is_some_and(|a| old.slot(slot) == Some(a));
+            part.rows.retain(same);
+            part.indexes.retain(|k, _| same(k.0));
+        }
+        let mut all = Declared::default();
+        for part in &self.parts {
+            let own = read(part).declared.clone();
+            for (slot, spec) in own.aggregates {
+                let known = all.aggregates.iter_mut().find(|a| a.1.name == spec.name);
+                match known {
+                    None => all.aggregates.push((slot, spec)),
+                    Some(known) if slot > known.0 => *known = (slot, spec),
+                    Some(_) => {}
+                }
+            }
+            for rule in own.rules {
+                if !all.rules.iter().any(|r| r["name"] == rule["name"]) {
+                    all.rules.push(rule);
+                }
             }
         }
-        *declared = Declared { aggregates, rules };
+        *write(&self.declared) = all;
     }
 
-    /// Adds the place where a partition's devices are looked up.
+    /// Adds the place where a partition's devices are looked up; to be called in the order of the partitions.
     pub fn add_device_source(&self, source: Arc<dyn DeviceSource>) {
         write(&self.sources).push(source);
     }
@@ -74,42 +95,33 @@ impl Views {
         self.ready.store(true, Ordering::Release);
     }
 
-    /// Takes new parts of rows; one with a revision that is not greater is ignored.
+    /// Takes new parts of rows; one with a revision that is not greater is ignored. Where a history stands
+    /// behind them, the newest [`ROWS_MAX`] of an aggregate are held.
     pub fn put_rows(&self, partition: u16, rows: Vec<RowPart>) {
         if rows.is_empty() {
             return;
         }
+        let most = match read(&self.histories).contains_key(&partition) {
+            true => ROWS_MAX,
+            false => usize::MAX,
+        };
         let mut changed = Vec::with_capacity(rows.len());
         {
             let mut part = write(&self.parts[usize::from(partition)]);
             for row in rows {
-                let windows = part
-                    .rows
-                    .entry((row.aggregate, row.group.clone()))
-                    .or_default();
-                if windows
-                    .get(&row.start)
-                    .is_some_and(|old| old.revision >= row.revision)
-                {
-                    continue;
+                let key = (row.aggregate, row.start, row.group.clone());
+                if part.rows.put(row, most) {
+                    changed.push(key);
                 }
-                changed.push((row.aggregate, row.start, row.group.clone()));
-                windows.insert(row.start, row);
             }
         }
         self.mark_rows(changed);
     }
 
-    /// Forgets the windows of an aggregate that start before `start`.
+    /// Forgets for good the windows of an aggregate that start before `start`.
     pub fn evict_rows(&self, partition: u16, aggregate: u32, start: i64) {
         let mut part = write(&self.parts[usize::from(partition)]);
-        part.horizons.insert(aggregate, start);
-        part.rows.retain(|key, windows| {
-            if key.0 == aggregate {
-                *windows = windows.split_off(&start);
-            }
-            !windows.is_empty()
-        });
+        part.rows.forget(aggregate, start);
     }
 
     /// Takes the completeness of a group; the newest windows whose counts changed are reported.
@@ -120,16 +132,12 @@ impl Views {
         group: &Group,
         index: Arc<CompletenessIndex>,
     ) {
-        let Some(window) = read(&self.declared)
-            .aggregates
-            .get(aggregate as usize)
-            .map(|a| a.window)
-        else {
-            return;
-        };
         let mut changed = Vec::new();
         {
             let mut part = write(&self.parts[usize::from(partition)]);
+            let Some(window) = part.declared.slot(aggregate).map(|a| a.window) else {
+                return;
+            };
             let key = (aggregate, group.clone());
             let old = part
                 .indexes
@@ -138,12 +146,10 @@ impl Views {
             if *old == *index {
                 return;
             }
-            if let Some(rows) = part.rows.get(&key) {
-                for &start in rows.keys().rev().take(WATCHED_WINDOWS) {
-                    let end = start + window;
-                    if old.counts(start, end) != index.counts(start, end) {
-                        changed.push((aggregate, start, group.clone()));
-                    }
+            for start in part.rows.newest(&key).take(WATCHED_WINDOWS) {
+                let end = start + window;
+                if old.counts(start, end) != index.counts(start, end) {
+                    changed.push((aggregate, start, group.clone()));
                 }
             }
         }
