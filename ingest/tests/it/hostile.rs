@@ -42,7 +42,7 @@ fn check(payload: &[u8]) {
     let stored = record.encode();
     assert_eq!(
         RecordRef::decode(&stored),
-        Ok(RecordRef::Other(record.clone()))
+        Ok(RecordRef::Other(record))
     );
 }
 
