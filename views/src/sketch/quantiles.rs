@@ -191,9 +191,10 @@ impl Quantiles {
         Some(0.0)
     }
 
-    /// Memory beyond the struct itself, bytes.
+    /// Memory of the contents beyond the struct itself, bytes. It follows from the contents; lists that are
+    /// growing reserve up to as much again.
     pub fn bytes(&self) -> usize {
-        self.heads.capacity() * 2 + self.counts.capacity() * size_of::<[u64; CHUNK]>()
+        self.heads.len() * (size_of::<i16>() + size_of::<[u64; CHUNK]>())
     }
 
     /// The saved form: version, zeros, folded, number of chunks, then of each chunk the distance to the one

@@ -161,5 +161,5 @@ fn a_range_of_nine_digits_is_not_folded() {
         v *= 1.001;
     }
     assert_eq!(sketch.folded(), 0);
-    assert!(sketch.bytes() <= CHUNKS_MAX * 2 * 66, "{}", sketch.bytes());
+    assert!(sketch.bytes() <= CHUNKS_MAX * 66, "{}", sketch.bytes());
 }

@@ -114,10 +114,11 @@ impl Values {
         }
     }
 
-    /// Memory beyond the struct itself, bytes.
+    /// Memory of the contents beyond the struct itself, bytes. It follows from the contents; a list that is
+    /// growing reserves up to as much again.
     pub fn bytes(&self) -> usize {
         match &self.0 {
-            Form::Few(few) => few.capacity() * 8,
+            Form::Few(few) => few.len() * 8,
             Form::Many(_) => REGISTERS,
         }
     }
