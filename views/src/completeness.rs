@@ -2,14 +2,15 @@
 //! window at once, from one small index.
 //!
 //! A device is *known* from its earliest event on. It is *expected* in a window if it was known
-//! before the window's end and its agent was heard from within 7 days before the window's start;
-//! *complete* if its agent's progress reaches the window's end; *lossy* if it does, but a declared
+//! before the window's end, did not leave before its start, and its agent was heard from within 7 days (in
+//! whole hours) before the window's start; *complete* if its agent's progress reaches the window's end; *lossy* if it does, but a declared
 //! loss overlaps the window; else *outstanding*. Whole seconds are enough: windows start and end on
 //! them, so `progress >= end` holds for the second exactly if it holds for the microsecond.
 
 use crate::model::WindowCompleteness;
 
 const SECOND: i64 = 1_000_000;
+const HOUR: i64 = 3600 * SECOND;
 /// How long an agent may be out of contact before its devices are dormant: 7 days, microseconds.
 pub const DORMANT_AFTER: i64 = 7 * 86_400 * SECOND;
 
@@ -78,6 +79,14 @@ pub struct Loss {
     pub devices: u64,
 }
 
+/// A device that belonged to the group for a while.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Past {
+    join: i64,
+    leave: i64,
+    progress: i64,
+}
+
 /// A step function: how many devices are at or above a second.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct Steps {
@@ -122,6 +131,7 @@ pub struct CompletenessIndex {
     done: Steps,
     heard: Steps,
     losses: Vec<Loss>,
+    past: Vec<Past>,
 }
 
 /// Collects what an index is made of.
@@ -131,19 +141,45 @@ pub struct IndexBuilder {
     done: Vec<(i64, u64)>,
     heard: Vec<(i64, u64)>,
     losses: Vec<Loss>,
+    past: Vec<Past>,
 }
 
 impl IndexBuilder {
     /// Adds `devices` devices known from `first` on, whose agent has come to `progress` and was last
     /// heard from at `heard` (ingest time). All in microseconds.
     pub fn add(&mut self, devices: u64, first: i64, progress: i64, heard: i64) {
-        let first = first.div_euclid(SECOND);
-        self.first.push((first, devices));
+        self.add_first(first, devices);
         // A device that is known only from after its agent's progress must not count as done for
         // windows before it was known; see `counts`.
-        self.done
-            .push((progress.div_euclid(SECOND).max(first), devices));
-        self.heard.push((heard.div_euclid(SECOND), devices));
+        self.add_done(progress.max(first), devices);
+        self.add_heard(heard, devices);
+    }
+
+    /// Adds devices known from `first` on. Each needs a call of [`Self::add_done`] and one of
+    /// [`Self::add_heard`], in any order and joined with others at will.
+    pub fn add_first(&mut self, first: i64, devices: u64) {
+        self.first.push((first.div_euclid(SECOND), devices));
+    }
+
+    /// Adds devices that are done up to `done`: their agent's progress, or when they became known if that is
+    /// later.
+    pub fn add_done(&mut self, done: i64, devices: u64) {
+        self.done.push((done.div_euclid(SECOND), devices));
+    }
+
+    /// Adds devices whose agent was last heard from at `heard`.
+    pub fn add_heard(&mut self, heard: i64, devices: u64) {
+        let hour = heard.div_euclid(HOUR).saturating_mul(HOUR);
+        self.heard.push((hour.div_euclid(SECOND), devices));
+    }
+
+    /// Adds a device that belonged to the group from `join` to `leave` and is done to `progress`.
+    pub fn add_past(&mut self, join: i64, leave: i64, progress: i64) {
+        self.past.push(Past {
+            join,
+            leave,
+            progress,
+        });
     }
 
     /// Adds a loss.
@@ -160,6 +196,7 @@ impl IndexBuilder {
             done: Steps::build(self.done),
             heard: Steps::build(self.heard),
             losses,
+            past: self.past,
         }
     }
 }
@@ -169,13 +206,19 @@ impl CompletenessIndex {
     pub fn counts(&self, start: i64, end: i64) -> Counts {
         let end_s = end.div_euclid(SECOND);
         let not_yet_known = self.first.at_or_above(end_s);
-        let known = self.first.total() - not_yet_known;
+        let mut known = self.first.total() - not_yet_known;
         // done >= first for every device, so those first known at or after `end` are all among the
         // done ones and can be taken off.
         let mut complete = self.done.at_or_above(end_s).saturating_sub(not_yet_known);
-        let heard_after = (start - DORMANT_AFTER).div_euclid(SECOND);
+        let heard_after = (start - DORMANT_AFTER).div_euclid(HOUR) * (HOUR / SECOND);
         let dormant =
-            (self.heard.total() - self.heard.at_or_above(heard_after)).min(known - complete);
+            (self.heard.total() - self.heard.at_or_above(heard_after)).min(known - complete.min(known));
+        for p in &self.past {
+            if p.join < end && p.leave > start {
+                known += 1;
+                complete += u64::from(p.progress >= end);
+            }
+        }
         let mut lossy = 0;
         let mut last_agent = None;
         for loss in &self.losses {
@@ -195,7 +238,7 @@ impl CompletenessIndex {
             expected,
             complete,
             lossy,
-            outstanding: expected - complete - lossy,
+            outstanding: expected.saturating_sub(complete + lossy),
             dormant,
         }
     }
