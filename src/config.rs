@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use event::aggregate::{AGGREGATES_MAX, ALL_METRICS};
-use event::{AggregateSpec, Declaration, Function};
+use event::{AggregateSpec, Declaration, Function, Retention};
 use ingest::settings::Secret;
 use processor::webhook::Target;
 use rules::{Rule, parse_duration};
@@ -19,6 +19,11 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 /// Most rules and most webhooks.
 const RULES_MAX: usize = 1000;
 const WEBHOOKS_MAX: usize = 32;
+/// Microseconds.
+const HOUR: i64 = 3_600_000_000;
+const DAY: i64 = 24 * HOUR;
+/// Longest retention.
+const RETENTION_MAX: i64 = 36_500 * DAY;
 /// Least page cache of the log, bytes.
 const CACHE_BYTES_MIN: usize = 64 << 10;
 /// Environment variables that begin like ours and belong to others.
@@ -42,6 +47,8 @@ pub struct Config {
     pub ingest: ingest::Settings,
     /// Results.
     pub processor: ProcessorConfig,
+    /// How long results are kept.
+    pub retention: RetentionConfig,
     /// Page and API.
     pub dashboard: dashboard::Settings,
     /// What is computed; none = `fleet` and `by_metric`.
@@ -59,6 +66,7 @@ impl Default for Config {
             log: LogConfig::default(),
             ingest: ingest::Settings::default(),
             processor: ProcessorConfig::default(),
+            retention: RetentionConfig::default(),
             dashboard: dashboard::Settings::default(),
             aggregates: Vec::new(),
             rules: Vec::new(),
@@ -104,6 +112,30 @@ impl Default for ProcessorConfig {
     fn default() -> Self {
         Self {
             checkpoint_every: "30s".to_owned(),
+        }
+    }
+}
+
+/// How long results are kept, counted back from the newest event time.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RetentionConfig {
+    /// Windows.
+    pub panes: String,
+    /// Hours.
+    pub hours: String,
+    /// Days.
+    pub days: String,
+}
+
+impl Default for RetentionConfig {
+    fn default() -> Self {
+        let keep = Retention::default();
+        // The unit of each tier says more than the largest that is exact.
+        Self {
+            panes: format!("{}h", keep.panes / HOUR),
+            hours: format!("{}d", keep.hours / DAY),
+            days: format!("{}d", keep.days / DAY),
         }
     }
 }
@@ -217,6 +249,7 @@ fn merge(
         config.declaration()?;
         config.targets()?;
         config.processor_settings()?;
+        config.retention()?;
         anyhow::Ok(config)
     };
     checked().with_context(|| match file {
@@ -535,6 +568,39 @@ impl Config {
         })
     }
 
+    /// How long results are kept.
+    ///
+    /// **Errors**: a duration that is none, a tier kept for less than the finer one, windows kept for less
+    /// than an hour or than the longest of them.
+    pub fn retention(&self) -> anyhow::Result<Retention> {
+        let (mut finer, mut least) = ("an hour".to_owned(), HOUR);
+        for a in self.declaration()?.aggregates {
+            if a.window > least {
+                (finer, least) = (format!("the window of aggregate {:?}", a.name), a.window);
+            }
+        }
+        let mut tier = |key: &str, text: &str| {
+            let micros = parse_duration(text)
+                .map_err(anyhow::Error::msg)
+                .with_context(|| format!("retention.{key}"))?;
+            ensure!(
+                micros >= least,
+                "retention.{key}: {text:?} is too short; at least as long as {finer}"
+            );
+            ensure!(
+                micros <= RETENTION_MAX,
+                "retention.{key}: {text:?} is too long; at most 36500d"
+            );
+            (finer, least) = (format!("retention.{key}"), micros);
+            anyhow::Ok(micros)
+        };
+        Ok(Retention {
+            panes: tier("panes", &self.retention.panes)?,
+            hours: tier("hours", &self.retention.hours)?,
+            days: tier("days", &self.retention.days)?,
+        })
+    }
+
     /// Settings of the event log.
     pub fn log_settings(&self) -> eventlog::Settings {
         eventlog::Settings {
@@ -603,6 +669,34 @@ mod tests {
         assert_eq!(
             hopping.functions,
             [Function::DistinctValues, Function::P99].into()
+        );
+    }
+
+    #[test]
+    fn each_tier_is_kept_at_least_as_long_as_the_finer_one() {
+        let keep = |text: &str| check(text, &[]).unwrap().retention().unwrap();
+        assert_eq!(keep(""), Retention::default());
+        let week = keep("[retention]\npanes = \"7d\"\nhours = \"7d\"");
+        assert_eq!((week.panes, week.hours), (7 * DAY, 7 * DAY));
+        for (text, words) in [
+            (
+                "panes = \"59m\"",
+                "retention.panes: \"59m\" is too short; at least as long as an hour",
+            ),
+            (
+                "hours = \"1d\"",
+                "retention.hours: \"1d\" is too short; at least as long as retention.panes",
+            ),
+            ("days = \"29d\"", "retention.days: \"29d\" is too short"),
+            ("days = \"40000d\"", "at most 36500d"),
+            ("days = \"ever\"", "retention.days"),
+        ] {
+            refused(&format!("[retention]\n{text}"), &[], words);
+        }
+        refused(
+            "[retention]\npanes = \"2h\"\n[[aggregates]]\nname = \"long\"\nwindow = \"24h\"",
+            &[],
+            "at least as long as the window of aggregate \"long\"",
         );
     }
 

@@ -2,6 +2,7 @@
 
 mod clock;
 mod config;
+mod control;
 mod demo;
 mod inspect;
 mod server;

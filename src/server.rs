@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use bytes::Bytes;
+use event::{Declaration, Record, Retention};
 use eventlog::{Log, PartitionId};
 use processor::runtime::Processor;
 use tokio_util::sync::CancellationToken;
@@ -14,6 +16,7 @@ use views::Views;
 
 use crate::clock::SteadyClock;
 use crate::config::Config;
+use crate::control::LogControl;
 
 /// A stop that takes longer than this is given up; what is durable stays durable.
 const STOP_MAX: Duration = Duration::from_secs(9);
@@ -105,6 +108,7 @@ pub async fn serve(
     };
     let declaration = config.declaration()?;
     let settings = config.processor_settings()?;
+    let retention = config.retention()?;
     dashboard::metrics::install();
 
     let data = config.data.clone();
@@ -142,7 +146,7 @@ pub async fn serve(
     };
     loop {
         let (to, what) = (log.clone(), declaration.clone());
-        let declared = tokio::task::spawn_blocking(move || processor::runtime::declare(&to, &what))
+        let declared = tokio::task::spawn_blocking(move || declare(&to, &what, retention))
             .await
             .context("declaring aggregates and rules was interrupted")?;
         match declared {
@@ -163,7 +167,7 @@ pub async fn serve(
     let processor = {
         let (log, views, failed) = (log.clone(), page.views.clone(), failed.clone());
         tokio::task::spawn_blocking(move || {
-            Processor::start(&settings, &log, &views, &declaration, &clock, &failed)
+            Processor::start(&settings, &log, &views, &clock, &failed)
         })
         .await
         .context("starting the processor was interrupted")?
@@ -217,6 +221,15 @@ pub async fn serve(
     }
 }
 
+/// Puts into every partition what the configuration says of results. Blocks the thread.
+fn declare(log: &Log, what: &Declaration, retention: Retention) -> Result<(), eventlog::Error> {
+    let record = Bytes::from(Record::Retain(retention).encode());
+    for number in 0..log.partitions() {
+        log.append_blocking(PartitionId(number), vec![record.clone()])?;
+    }
+    processor::runtime::declare(log, what)
+}
+
 /// The views and the server that shows them.
 struct Page {
     views: Arc<Views>,
@@ -232,7 +245,10 @@ impl Page {
         clock: &eventlog::Clock,
     ) -> anyhow::Result<Self> {
         let views = Views::new(log.partitions(), env!("CARGO_PKG_VERSION"), clock());
-        let dashboard = dashboard::Dashboard::bind(settings.clone(), views.clone()).await?;
+        let control = Arc::new(LogControl::new(log.clone()));
+        let dashboard = dashboard::Dashboard::bind(settings.clone(), views.clone())
+            .await?
+            .with_control(control);
         let (address, stop) = (dashboard.local_addr(), CancellationToken::new());
         let task = tokio::spawn(dashboard.run(stop.clone()));
         Ok(Self {

@@ -4,9 +4,11 @@
 //! the only one that looks at the wall clock, and only to pace and number what it sends.
 //!
 //! There are no users yet, so the server listens on loopback by default, and answers only under local
-//! names there. All calls are reads.
+//! names there. What changes something is handed to a [`Control`], and refused on other addresses unless
+//! the settings say otherwise.
 
 mod api;
+pub mod control;
 mod exposition;
 mod live;
 pub mod metrics;
@@ -28,9 +30,10 @@ use tower_http::catch_panic::CatchPanicLayer;
 use views::Views;
 
 use crate::api::Shared;
+pub use crate::control::Control;
 use crate::live::Hub;
 use crate::server::guard;
-pub use crate::settings::Settings;
+pub use crate::settings::{Settings, Writes};
 
 /// Why the server cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +55,7 @@ pub struct Dashboard {
     listener: TcpListener,
     local_addr: SocketAddr,
     views: Arc<Views>,
+    control: Option<Arc<dyn Control>>,
 }
 
 impl Dashboard {
@@ -66,14 +70,25 @@ impl Dashboard {
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         let local_addr = listener.local_addr().map_err(failed)?;
         if !local_addr.ip().is_loopback() {
-            tracing::warn!(%local_addr, "everybody who reaches this address can read everything");
+            let may = match settings.writes.allowed(local_addr) {
+                true => "read and change",
+                false => "read",
+            };
+            tracing::warn!(%local_addr, "everybody who reaches this address can {may} everything");
         }
         Ok(Self {
             settings,
             listener,
             local_addr,
             views,
+            control: None,
         })
+    }
+
+    /// Takes changes, where the settings allow it, and hands them on. Without it all calls are reads.
+    pub fn with_control(mut self, control: Arc<dyn Control>) -> Self {
+        self.control = Some(control);
+        self
     }
 
     /// The address it listens on, with the port that port 0 became.
@@ -88,10 +103,12 @@ impl Dashboard {
         let stop = stop.child_token();
         let _ended = stop.clone().drop_guard();
         let hub = Arc::new(Hub::new(first_id(), self.settings.viewers_max));
+        let writes = self.settings.writes.allowed(self.local_addr);
         let shared = Shared::new(
             self.views.clone(),
             hub.clone(),
             self.settings.queries_max,
+            self.control.filter(|_| writes),
             stop.clone(),
         );
         let hosts = guard::Hosts::new(self.local_addr, &self.settings.hosts);

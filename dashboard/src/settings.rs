@@ -4,6 +4,30 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+/// Where changes are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Writes {
+    /// Nowhere.
+    Never,
+    /// Where the server listens on loopback.
+    #[default]
+    Loopback,
+    /// Everywhere: whoever reaches the server may change everything.
+    Always,
+}
+
+impl Writes {
+    /// Whether changes are taken by a server that listens on `listen`.
+    pub fn allowed(self, listen: SocketAddr) -> bool {
+        match self {
+            Self::Never => false,
+            Self::Loopback => listen.ip().is_loopback(),
+            Self::Always => true,
+        }
+    }
+}
+
 /// Settings of the HTTP server. `Default` serves loopback only.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -11,6 +35,8 @@ pub struct Settings {
     /// Where to listen. Default `127.0.0.1:8080`; port 0 takes a free one. There are no users and
     /// passwords yet: on another address everybody who reaches it reads everything.
     pub listen: SocketAddr,
+    /// Where changes (rules, aggregates, devices, releases) are taken. Default: on loopback only.
+    pub writes: Writes,
     /// Further names under which the server may be called, without port, such as
     /// `tidewatch.example.org` behind a proxy. On loopback only `localhost`, `127.0.0.1` and `[::1]`
     /// are answered besides (a page elsewhere could rebind its own name to this machine otherwise);
@@ -36,6 +62,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            writes: Writes::default(),
             hosts: Vec::new(),
             viewers_max: 10_000,
             connections_max: 12_000,
@@ -44,5 +71,21 @@ impl Default for Settings {
             write_timeout_ms: 30_000,
             shutdown_grace_ms: 1500,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_are_taken_on_loopback_unless_told_otherwise() {
+        let allowed = |writes: Writes| {
+            ["127.0.0.1:80", "[::1]:80", "0.0.0.0:80", "10.0.0.1:80"]
+                .map(|a| writes.allowed(a.parse().unwrap()))
+        };
+        assert_eq!(allowed(Writes::default()), [true, true, false, false]);
+        assert_eq!(allowed(Writes::Never), [false; 4]);
+        assert_eq!(allowed(Writes::Always), [true; 4]);
     }
 }

@@ -1,15 +1,22 @@
-//! Devices: the list, one of them, and its recent points.
+//! Devices: the list, one of them, its recent points, and what operators say of it.
 
 use axum::Json;
-use axum::extract::rejection::PathRejection;
+use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, PathRejection};
 use axum::extract::{Path, State};
-use axum::http::Uri;
+use axum::http::{StatusCode, Uri};
+use event::{DeviceChange, DeviceId, MetricName};
+use serde::Deserialize;
+use serde_json::Value;
+use utoipa::ToSchema;
 use views::DeviceQuery;
 use views::model::{Device, Point};
 
 use super::error::clip;
 use super::params::Params;
+use super::write::{Accepted, Body, Writer, name};
 use super::{ApiError, Counted, ErrorBody, Listing, Shared, cut};
+use crate::control::Change;
 
 const ATTRIBUTE: &str = "attr.";
 const STATUSES: [&str; 3] = ["online", "buffering", "silent"];
@@ -61,7 +68,7 @@ pub async fn device(
     uri: Uri,
 ) -> Result<Json<Device>, ApiError> {
     Params::none(&uri)?;
-    let id = utf8(id)?;
+    let id = name(id, "id")?;
     let unknown = unknown(&id);
     let device = shared.query(move |views| views.device(&id)).await?;
     device.map(Json).ok_or(unknown)
@@ -85,7 +92,7 @@ pub async fn recent(
 ) -> Result<Json<Listing<Point>>, ApiError> {
     let params = Params::read(&uri, &["metric"], &[])?;
     let metric = params.required("metric")?.to_owned();
-    let id = utf8(id)?;
+    let id = name(id, "id")?;
     let no_device = unknown(&id);
     let no_metric = ApiError::not_found(format!(
         "device `{}` has no metric `{}`",
@@ -103,9 +110,102 @@ pub async fn recent(
     Ok(Json(Listing { items: points }))
 }
 
-fn utf8(id: Result<Path<String>, PathRejection>) -> Result<String, ApiError> {
-    let unreadable = || ApiError::bad_parameter("id", "is not UTF-8 behind its percent signs");
-    id.map(|Path(id)| id).map_err(|_| unreadable())
+/// What an operator says of a device.
+#[derive(Debug, Deserialize, ToSchema)]
+#[allow(
+    dead_code,
+    reason = "for the description; the body is read field by field"
+)]
+pub struct DeviceBody {
+    /// Attribute → its text; null takes back what an operator said before. Others stay as they are.
+    attributes: std::collections::BTreeMap<String, Option<String>>,
+}
+
+/// Set attributes of a device.
+///
+/// They go over what the device says of itself. Past windows keep the groups that they have.
+#[utoipa::path(put, path = "/api/v1/devices/{id}", tag = "devices", params(
+    ("id" = String, Path, description = "Its id"),
+), request_body = DeviceBody, responses(
+    (status = 202, body = Accepted, description = "Durable; takes effect within about a second"),
+    (status = 400, body = ErrorBody, description = "A wrong field"),
+    (status = 403, body = ErrorBody, description = "Changes are not accepted here, or from that page"),
+    (status = 404, body = ErrorBody, description = "No such device"),
+    (status = 415, body = ErrorBody, description = "Not `application/json`"),
+    (status = 503, body = ErrorBody, description = "Not ready, or the log takes nothing now"),
+))]
+pub async fn set_device(
+    writer: Writer,
+    State(shared): State<Shared>,
+    id: Result<Path<String>, PathRejection>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<(StatusCode, Json<Accepted>), ApiError> {
+    let body = Body::read(body, &["attributes"])?;
+    let (device, partitions) = find(&shared, name(id, "id")?).await?;
+    let wrong = |message: String| ApiError::bad_parameter("attributes", message);
+    let Some(Value::Object(given)) = body.0.get("attributes") else {
+        let message = "must be an object such as {\"site\": \"north\", \"line\": null}";
+        return Err(wrong(message.to_owned()));
+    };
+    let mut attributes = Vec::new();
+    for (key, value) in given {
+        let metric = MetricName::attribute(key).map_err(|e| wrong(e.to_string()))?;
+        let text = match value {
+            Value::String(text) => Some(text.clone()),
+            Value::Null => None,
+            _ => {
+                let message = format!("`{}` must be a text in quotes, or null", clip(key));
+                return Err(wrong(message));
+            }
+        };
+        attributes.push((metric, text));
+    }
+    let change = DeviceChange {
+        device: device.clone(),
+        attributes,
+    };
+    change.check().map_err(|e| wrong(e.message))?;
+    let change = Change::SetDevice { partitions, change };
+    writer
+        .submit(change, "device", device.to_string(), "set")
+        .await
+}
+
+/// Decommission a device.
+///
+/// It is no longer expected in windows from now on. What it sent stays; if it sends again, it is back.
+#[utoipa::path(delete, path = "/api/v1/devices/{id}", tag = "devices", params(
+    ("id" = String, Path, description = "Its id"),
+), responses(
+    (status = 202, body = Accepted, description = "Durable; takes effect within about a second"),
+    (status = 403, body = ErrorBody, description = "Changes are not accepted here, or from that page"),
+    (status = 404, body = ErrorBody, description = "No such device"),
+    (status = 503, body = ErrorBody, description = "Not ready, or the log takes nothing now"),
+))]
+pub async fn decommission(
+    writer: Writer,
+    State(shared): State<Shared>,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<(StatusCode, Json<Accepted>), ApiError> {
+    let (device, partitions) = find(&shared, name(id, "id")?).await?;
+    let name = device.to_string();
+    let change = Change::Decommission { partitions, device };
+    writer
+        .submit(change, "device", name, "decommissioned")
+        .await
+}
+
+/// The device, and the partitions that know it.
+async fn find(shared: &Shared, id: String) -> Result<(DeviceId, Vec<u16>), ApiError> {
+    let no_device = unknown(&id);
+    let Ok(device) = DeviceId::new(&id) else {
+        return Err(no_device);
+    };
+    let partitions = shared.query(move |views| views.partitions_of(&id)).await?;
+    match partitions.is_empty() {
+        true => Err(no_device),
+        false => Ok((device, partitions)),
+    }
 }
 
 fn unknown(id: &str) -> ApiError {

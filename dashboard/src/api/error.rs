@@ -20,13 +20,13 @@ pub struct ErrorBody {
 /// What is wrong with a call.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct ErrorDetail {
-    /// For programs: `bad_parameter`, `not_found`, `method_not_allowed`, `wrong_host`, `too_large`,
-    /// `busy`, `not_ready` or `internal`.
+    /// For programs: `bad_parameter`, `not_found`, `method_not_allowed`, `wrong_host`, `wrong_origin`,
+    /// `read_only`, `not_json`, `too_large`, `busy`, `not_ready` or `internal`.
     #[schema(value_type = String)]
     pub code: &'static str,
     /// For people: what is wrong and what would be right.
     pub message: String,
-    /// The parameter that is wrong.
+    /// The parameter, or the field of the body, that is wrong.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub field: Option<String>,
 }
@@ -75,6 +75,34 @@ impl ApiError {
     /// 421: the name in `Host` is not one of this server.
     pub fn wrong_host(message: impl Into<String>) -> Self {
         Self::new(StatusCode::MISDIRECTED_REQUEST, "wrong_host", message)
+    }
+
+    /// 403: the call comes from another site's page.
+    pub fn wrong_origin() -> Self {
+        Self::new(
+            StatusCode::FORBIDDEN,
+            "wrong_origin",
+            "changes are taken from pages of this server and from programs, not from pages of other sites",
+        )
+    }
+
+    /// 403: this server takes no changes.
+    pub fn read_only() -> Self {
+        Self::new(
+            StatusCode::FORBIDDEN,
+            "read_only",
+            "changes are not taken on this address: there are no users yet; listen on loopback, or set \
+             `dashboard.writes` to \"always\" where everybody who reaches it may change everything",
+        )
+    }
+
+    /// 415: the body is not declared as JSON.
+    pub fn not_json() -> Self {
+        Self::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "not_json",
+            "send JSON with `content-type: application/json`",
+        )
     }
 
     /// 413: the request's body is larger than `limit` bytes.

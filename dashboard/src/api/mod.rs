@@ -1,11 +1,13 @@
 //! The calls under `/api`, a file per noun. Every call is described where it is written, and the
 //! description is served at `/api/openapi.json`.
 
+mod aggregates;
 mod alerts;
 mod description;
 mod devices;
 mod error;
 mod health;
+mod ledger;
 mod live;
 mod notifications;
 mod overview;
@@ -14,6 +16,7 @@ mod quarantine;
 mod rules;
 mod system;
 mod windows;
+mod write;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,6 +33,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use views::Views;
 
+use crate::control::Control;
 use crate::live::Hub;
 pub use error::{ApiError, ErrorBody};
 
@@ -44,15 +48,18 @@ struct Inner {
     views: Arc<Views>,
     hub: Arc<Hub>,
     turns: Arc<Semaphore>,
+    control: Option<Arc<dyn Control>>,
     stop: CancellationToken,
 }
 
 impl Shared {
-    /// At most `queries_max` queries run at the same time; streams end when `stop` is cancelled.
+    /// At most `queries_max` queries run at the same time; streams end when `stop` is cancelled. Without
+    /// `control` nothing can be changed.
     pub fn new(
         views: Arc<Views>,
         hub: Arc<Hub>,
         queries_max: usize,
+        control: Option<Arc<dyn Control>>,
         stop: CancellationToken,
     ) -> Self {
         let turns = Arc::new(Semaphore::new(queries_max.max(1)));
@@ -60,6 +67,7 @@ impl Shared {
             views,
             hub,
             turns,
+            control,
             stop,
         }))
     }
@@ -67,6 +75,11 @@ impl Shared {
     /// The hub of the live stream.
     pub fn hub(&self) -> &Arc<Hub> {
         &self.0.hub
+    }
+
+    /// The way into the log; none if nothing may be changed.
+    pub fn control(&self) -> Option<&Arc<dyn Control>> {
+        self.0.control.as_ref()
     }
 
     /// Cancelled when the server stops.
@@ -151,24 +164,36 @@ pub fn router() -> (Router<Shared>, OpenApi) {
         .description(Some(
             "What the fleet reports and how complete it is. Times are RFC 3339 in UTC. Lists take \
              `limit` (1 to 1000, 100 if absent) and `after`, the `next` of the page before. \
-             Parameters that are not known are refused.",
+             Parameters that are not known are refused. Changes are records of the event log: they are \
+             answered with 202 when they are durable there.",
         ))
         .license(Some(LicenseBuilder::new().name("Apache-2.0").build()))
         .build();
     let described = OpenApiBuilder::new().info(info).build();
     let (router, described) = OpenApiRouter::with_openapi(described)
         .routes(routes!(overview::overview))
-        .routes(routes!(windows::aggregates))
+        .routes(routes!(aggregates::aggregates))
+        .routes(routes!(
+            aggregates::set_aggregate,
+            aggregates::remove_aggregate
+        ))
         .routes(routes!(windows::windows))
         .routes(routes!(windows::outstanding))
         .routes(routes!(devices::devices))
-        .routes(routes!(devices::device))
+        .routes(routes!(
+            devices::device,
+            devices::set_device,
+            devices::decommission
+        ))
         .routes(routes!(devices::recent))
         .routes(routes!(alerts::alerts))
         .routes(routes!(rules::rules))
-        .routes(routes!(rules::rule))
+        .routes(routes!(rules::rule, rules::set_rule, rules::remove_rule))
         .routes(routes!(notifications::notifications))
         .routes(routes!(quarantine::quarantine))
+        .routes(routes!(quarantine::release))
+        .routes(routes!(ledger::ledger))
+        .routes(routes!(ledger::too_old))
         .routes(routes!(system::system))
         .routes(routes!(live::live))
         .routes(routes!(health::healthz))

@@ -3,14 +3,23 @@
 use std::collections::BTreeMap;
 
 use axum::Json;
-use axum::extract::State;
-use axum::http::Uri;
-use serde::Serialize;
+use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, PathRejection};
+use axum::extract::{Path, State};
+use axum::http::{StatusCode, Uri};
+use event::Release;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use views::model::{QuarantineItem, Time};
 
+use super::error::clip;
 use super::params::Params;
+use super::write::{Accepted, Body, Writer, name};
 use super::{ApiError, ErrorBody, Shared};
+use crate::control::Change;
+
+/// Farthest that a release may move event times: 100 years of 365 days, seconds.
+const SHIFT_SECONDS_MAX: i64 = 100 * 365 * 86_400;
 
 /// A page of the quarantine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
@@ -50,6 +59,73 @@ pub async fn quarantine(
         items,
         next,
     }))
+}
+
+/// How to release.
+#[derive(Debug, Deserialize, ToSchema)]
+#[allow(
+    dead_code,
+    reason = "for the description; the body is read field by field"
+)]
+pub struct ReleaseBody {
+    /// Whole seconds added to the event times, for a clock that was wrong; 0 if absent.
+    shift_seconds: Option<i64>,
+}
+
+/// Release what was quarantined: count it after all.
+///
+/// Only entries with an `id` can be released. What was counted meanwhile is not counted again.
+#[utoipa::path(post, path = "/api/v1/quarantine/{id}/release", tag = "system", params(
+    ("id" = String, Path, description = "The entry's `id`"),
+), request_body = ReleaseBody, responses(
+    (status = 202, body = Accepted, description = "Durable; takes effect within about a second"),
+    (status = 400, body = ErrorBody, description = "A wrong field"),
+    (status = 403, body = ErrorBody, description = "Changes are not accepted here, or from that page"),
+    (status = 404, body = ErrorBody, description = "Nothing is held under that id (any more)"),
+    (status = 415, body = ErrorBody, description = "Not `application/json`"),
+    (status = 503, body = ErrorBody, description = "Not ready, or the log takes nothing now"),
+))]
+pub async fn release(
+    writer: Writer,
+    State(shared): State<Shared>,
+    path: Result<Path<String>, PathRejection>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<(StatusCode, Json<Accepted>), ApiError> {
+    let id = name(path, "id")?;
+    let Body(body) = Body::read(body, &["shift_seconds"])?;
+    let seconds = body.get("shift_seconds").map(|v| v.as_i64());
+    let allowed = -SHIFT_SECONDS_MAX..=SHIFT_SECONDS_MAX;
+    let seconds = match seconds {
+        None => 0,
+        Some(Some(seconds)) if allowed.contains(&seconds) => seconds,
+        Some(_) => {
+            let message = format!("must be a whole number within ±{SHIFT_SECONDS_MAX}");
+            return Err(ApiError::bad_parameter("shift_seconds", message));
+        }
+    };
+    let message = format!(
+        "nothing is held under `{}` that could be released",
+        clip(&id)
+    );
+    let gone = || ApiError::not_found(message.clone()).with_field("id");
+    let (partition, number) = place(&id).ok_or_else(gone)?;
+    let record = shared
+        .query(move |views| views.quarantined(partition, number))
+        .await?
+        .ok_or_else(gone)?;
+    let release = Release {
+        id: number,
+        shift: seconds * 1_000_000,
+        record,
+    };
+    let change = Change::Release { partition, release };
+    writer.submit(change, "quarantine", id, "released").await
+}
+
+/// The two parts of `<partition>-<offset>`.
+fn place(id: &str) -> Option<(u16, u64)> {
+    let (partition, number) = id.split_once('-')?;
+    Some((partition.parse().ok()?, number.parse().ok()?))
 }
 
 /// Where a page ended: entries have no id, but they stay in the order of their times.

@@ -1,31 +1,15 @@
-//! Aggregates, their windows, and the devices that a window waits for.
+//! Windows of aggregates, and the devices that a window waits for.
 
 use axum::Json;
 use axum::extract::State;
 use axum::http::Uri;
-use views::model::{Aggregate, Outstanding, Row};
+use views::model::{Outstanding, Row};
 use views::{Tier, WindowQuery};
 
 use super::params::Params;
-use super::{ApiError, Counted, ErrorBody, Listing, Paged, Shared, cut};
+use super::{ApiError, Counted, ErrorBody, Paged, Shared, cut};
 
 const GROUP: &str = "group.";
-
-/// The declared aggregates.
-///
-/// Each with the groups seen so far, at most 100.
-#[utoipa::path(get, path = "/api/v1/aggregates", tag = "windows", responses(
-    (status = 200, body = Listing<Aggregate>, description = "In the order of their declaration"),
-    (status = 400, body = ErrorBody, description = "A parameter that is not known"),
-))]
-pub async fn aggregates(
-    State(shared): State<Shared>,
-    uri: Uri,
-) -> Result<Json<Listing<Aggregate>>, ApiError> {
-    Params::none(&uri)?;
-    let items = shared.query(|views| views.aggregates()).await?;
-    Ok(Json(Listing { items }))
-}
 
 /// Windows of an aggregate.
 ///

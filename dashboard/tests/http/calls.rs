@@ -297,7 +297,8 @@ async fn unknown_calls_and_methods_are_refused_in_json() {
     }
     for (method, path) in [
         ("POST", "/api/v1/overview"),
-        ("DELETE", "/api/v1/devices/d-1"),
+        ("PATCH", "/api/v1/devices/d-1"),
+        ("POST", "/api/v1/aggregates"),
         ("OPTIONS", "/metrics"),
         ("POST", "/"),
     ] {

@@ -6,17 +6,21 @@ use serde_json::Value;
 
 use crate::fixture::start;
 
-const CALLS: [&str; 18] = [
+const CALLS: [&str; 22] = [
     "/api/openapi.json",
     "/api/v1/aggregates",
+    "/api/v1/aggregates/{name}",
     "/api/v1/alerts",
     "/api/v1/devices",
     "/api/v1/devices/{id}",
     "/api/v1/devices/{id}/recent",
+    "/api/v1/ledger",
+    "/api/v1/ledger/too_old",
     "/api/v1/live",
     "/api/v1/notifications",
     "/api/v1/overview",
     "/api/v1/quarantine",
+    "/api/v1/quarantine/{id}/release",
     "/api/v1/rules",
     "/api/v1/rules/{name}",
     "/api/v1/system",
@@ -40,8 +44,21 @@ async fn every_call_is_described_and_exists() {
         .map(String::as_str)
         .collect();
     assert_eq!(described, BTreeSet::from(CALLS));
+    let mut changes = Vec::new();
     for call in CALLS {
+        for method in ["put", "post", "delete"] {
+            let operation = &doc["paths"][call][method];
+            if operation.is_object() {
+                assert!(operation["summary"].is_string(), "{method} {call}");
+                changes.push(format!("{method} {call}"));
+                let answers = operation["responses"].as_object().unwrap();
+                assert!(answers.contains_key("202") && answers.contains_key("403"));
+            }
+        }
         let operation = &doc["paths"][call]["get"];
+        if !operation.is_object() {
+            continue;
+        }
         assert!(operation["summary"].is_string(), "{call} has no summary");
         let path = call.replace("{id}", "d-1").replace("{name}", "too-hot");
         let query = match call {
@@ -65,6 +82,16 @@ async fn every_call_is_described_and_exists() {
             "{call}: {sent} is not {types:?}"
         );
     }
+    let expected = [
+        "put /api/v1/aggregates/{name}",
+        "delete /api/v1/aggregates/{name}",
+        "put /api/v1/devices/{id}",
+        "delete /api/v1/devices/{id}",
+        "post /api/v1/quarantine/{id}/release",
+        "put /api/v1/rules/{name}",
+        "delete /api/v1/rules/{name}",
+    ];
+    assert_eq!(changes, expected);
 }
 
 #[tokio::test]

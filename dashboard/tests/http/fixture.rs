@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use dashboard::control::{Change, Control, ControlError, Place, Submitted};
 use dashboard::{Dashboard, Settings};
 use event::AggregateSpec;
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::{HeaderMap, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
@@ -35,6 +36,8 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 /// A running server.
 pub struct Server {
     pub views: Arc<Views>,
+    /// What it was asked to change.
+    pub changes: Arc<Changes>,
     pub addr: SocketAddr,
     pub stop: CancellationToken,
     pub running: JoinHandle<()>,
@@ -53,15 +56,48 @@ pub async fn start() -> Server {
 pub async fn start_with(settings: Settings, views: Arc<Views>) -> Server {
     let listen = SocketAddr::from(([127, 0, 0, 1], 0));
     let settings = Settings { listen, ..settings };
+    let changes = Arc::new(Changes::default());
     let dashboard = Dashboard::bind(settings, views.clone()).await.unwrap();
+    let dashboard = dashboard.with_control(changes.clone());
     let addr = dashboard.local_addr();
     let stop = CancellationToken::new();
     let running = tokio::spawn(dashboard.run(stop.clone()));
     Server {
         views,
+        changes,
         addr,
         stop,
         running,
+    }
+}
+
+/// Takes changes as the log would.
+#[derive(Default)]
+pub struct Changes {
+    pub taken: Mutex<Vec<Change>>,
+    /// What the next ones are answered with.
+    pub refuse: Mutex<Option<ControlError>>,
+}
+
+impl Changes {
+    pub fn take(&self) -> Vec<Change> {
+        std::mem::take(&mut self.taken.lock().unwrap())
+    }
+}
+
+impl Control for Changes {
+    fn submit(&self, change: Change) -> Submitted<'_> {
+        let answer = match self.refuse.lock().unwrap().clone() {
+            Some(error) => Err(error),
+            None => {
+                self.taken.lock().unwrap().push(change);
+                Ok(vec![Place {
+                    partition: 1,
+                    offset: 41,
+                }])
+            }
+        };
+        Box::pin(std::future::ready(answer))
     }
 }
 
@@ -72,6 +108,15 @@ pub struct Reply {
 }
 
 impl Reply {
+    async fn whole(response: Response<Incoming>) -> Self {
+        let (head, body) = response.into_parts();
+        Self {
+            status: head.status,
+            headers: head.headers,
+            body: body.collect().await.unwrap().to_bytes(),
+        }
+    }
+
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |v| v.to_str().unwrap())
     }
@@ -99,6 +144,16 @@ impl Server {
         path: &str,
         headers: &[(&str, &str)],
     ) -> Response<Incoming> {
+        self.open_with(method, path, headers, "").await
+    }
+
+    async fn open_with(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> Response<Incoming> {
         let stream = TcpStream::connect(self.addr).await.unwrap();
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
@@ -111,18 +166,21 @@ impl Server {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let request = request.body(Empty::<Bytes>::new()).unwrap();
+        let request = request
+            .body(Full::new(Bytes::from(body.to_owned())))
+            .unwrap();
         let response = tokio::time::timeout(PATIENCE, sender.send_request(request));
         response.await.expect("an answer in time").unwrap()
     }
 
     pub async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Reply {
-        let (head, body) = self.open(method, path, headers).await.into_parts();
-        Reply {
-            status: head.status,
-            headers: head.headers,
-            body: body.collect().await.unwrap().to_bytes(),
-        }
+        Reply::whole(self.open(method, path, headers).await).await
+    }
+
+    /// Sends JSON, as a program does.
+    pub async fn write(&self, method: &str, path: &str, body: &str) -> Reply {
+        let json = [("content-type", "application/json")];
+        Reply::whole(self.open_with(method, path, &json, body).await).await
     }
 
     pub async fn get(&self, path: &str) -> Reply {

@@ -8,3 +8,4 @@ mod limits;
 mod live;
 mod metrics;
 mod page;
+mod writes;

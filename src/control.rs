@@ -1,0 +1,259 @@
+//! Changes at run time: from the API into the event log.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use dashboard::control::{Change, Control, ControlError, Place, Submitted};
+use event::Record;
+use eventlog::{Error, Log, PartitionId};
+use rules::Rule;
+use serde_json::{Map, Value};
+use tokio::sync::Mutex;
+
+/// Pause between two tries of an append that the disk did not take.
+const RETRY: Duration = Duration::from_secs(1);
+/// How long a caller waits for its change.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Appends changes to the log, one after the other: all partitions get them in the same order.
+pub struct LogControl {
+    log: Log,
+    turn: Arc<Mutex<()>>,
+}
+
+impl LogControl {
+    /// Over `log`. There must be one only: the order is kept in it.
+    pub fn new(log: Log) -> Self {
+        Self {
+            log,
+            turn: Arc::default(),
+        }
+    }
+
+    fn all(&self) -> Vec<u16> {
+        (0..self.log.partitions()).collect()
+    }
+
+    fn record(&self, change: Change) -> Result<(Vec<u16>, Record), ControlError> {
+        Ok(match change {
+            Change::SetAggregate(spec) => (self.all(), Record::SetAggregate(spec)),
+            Change::RemoveAggregate(name) => (self.all(), Record::RemoveAggregate(name)),
+            Change::SetRule(rule) => (self.all(), Record::SetRule(parse_rule(&rule)?.to_json())),
+            Change::RemoveRule(name) => (self.all(), Record::RemoveRule(name)),
+            Change::SetDevice { partitions, change } => (partitions, Record::SetDevice(change)),
+            Change::Decommission { partitions, device } => {
+                (partitions, Record::Decommission(device))
+            }
+            Change::Release { partition, release } => (vec![partition], Record::Release(release)),
+        })
+    }
+
+    async fn append(&self, change: Change) -> Result<Vec<Place>, ControlError> {
+        let (partitions, record) = self.record(change)?;
+        let record = Bytes::from(record.encode());
+        let turn = self.turn.clone();
+        let log = self.log.clone();
+        // A task of its own: a caller that goes away must not leave a change in some partitions only.
+        let task = tokio::spawn(async move {
+            let _turn = turn.lock_owned().await;
+            let mut places = Vec::with_capacity(partitions.len());
+            for partition in partitions {
+                places.push(append_to(&log, partition, &record).await?);
+            }
+            Ok(places)
+        });
+        match tokio::time::timeout(PATIENCE, task).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(error)) => {
+                tracing::error!(%error, "failed to append a change");
+                Err(unavailable("the change may have entered the log in part"))
+            }
+            Err(_) => Err(unavailable(
+                "the log takes nothing now (a full disk?); the change goes in when it does",
+            )),
+        }
+    }
+}
+
+impl Control for LogControl {
+    fn submit(&self, change: Change) -> Submitted<'_> {
+        Box::pin(self.append(change))
+    }
+}
+
+fn unavailable(message: &str) -> ControlError {
+    ControlError::Unavailable(message.to_owned())
+}
+
+/// Appends until it is durable. After a failed write nobody knows whether the record is there; twice is the
+/// same as once, but a partition without it would differ from the others for ever.
+async fn append_to(log: &Log, partition: u16, record: &Bytes) -> Result<Place, ControlError> {
+    loop {
+        let appended = log.append(PartitionId(partition), vec![record.clone()]);
+        match appended.await {
+            Ok(appended) => {
+                return Ok(Place {
+                    partition,
+                    offset: appended.first.0,
+                });
+            }
+            Err(error @ (Error::Full { .. } | Error::Io { .. })) => {
+                tracing::error!(
+                    partition,
+                    "failed to append a change: {error}; trying again in {RETRY:?}"
+                );
+                tokio::time::sleep(RETRY).await;
+            }
+            Err(error @ (Error::RecordTooLarge { .. } | Error::AppendTooLarge { .. })) => {
+                return Err(ControlError::Invalid {
+                    field: "body".to_owned(),
+                    message: error.to_string(),
+                });
+            }
+            Err(error) => return Err(unavailable(&error.to_string())),
+        }
+    }
+}
+
+/// Reads a rule, field by field where a type is wrong: JSON's own errors do not name the field.
+fn parse_rule(rule: &Value) -> Result<Rule, ControlError> {
+    const FIELDS: [&str; 8] = [
+        "name",
+        "kind",
+        "metric",
+        "direction",
+        "raise",
+        "clear",
+        "for",
+        "severity",
+    ];
+    let invalid = |field: &str, message: String| {
+        Err(ControlError::Invalid {
+            field: field.to_owned(),
+            message,
+        })
+    };
+    let none = Map::new();
+    let fields = rule.as_object().unwrap_or(&none);
+    for (field, value) in fields {
+        let one_of = |known: &[&str]| value.as_str().is_some_and(|t| known.contains(&t));
+        let (ok, must_be) = match field.as_str() {
+            "raise" => (value.is_number(), "must be a number, such as 60.0"),
+            "clear" => (
+                value.is_number() || value.is_null(),
+                "must be a number, such as 55.0",
+            ),
+            "direction" => (one_of(&["above", "below"]), "must be `above` or `below`"),
+            "severity" => (
+                one_of(&["info", "warning", "error", "critical"]),
+                "must be `info`, `warning`, `error` or `critical`",
+            ),
+            known if FIELDS.contains(&known) => (value.is_string(), "must be a text in quotes"),
+            _ => {
+                let message = format!("there is no such field; there are {}", FIELDS.join(", "));
+                return invalid(field, message);
+            }
+        };
+        if !ok {
+            return invalid(field, must_be.to_owned());
+        }
+    }
+    for field in ["metric", "raise"] {
+        if !fields.contains_key(field) {
+            return invalid(
+                field,
+                "is missing; every rule needs metric and raise".to_owned(),
+            );
+        }
+    }
+    Rule::parse(&rule.to_string()).or_else(|error| invalid(error.field, error.message))
+}
+
+#[cfg(test)]
+mod tests {
+    use event::{AggregateSpec, RecordRef};
+    use serde_json::json;
+
+    use super::*;
+
+    fn open(dir: &std::path::Path) -> Log {
+        let settings = eventlog::Settings {
+            partitions: 3,
+            ..eventlog::Settings::default()
+        };
+        Log::open(dir, settings, Arc::new(|| 1_700_000_000_000_000)).unwrap()
+    }
+
+    fn names(log: &Log, partition: u16) -> Vec<String> {
+        let blocks = log
+            .read(PartitionId(partition), eventlog::Offset(0), 1 << 20)
+            .unwrap();
+        let records = blocks.iter().flat_map(|b| b.records.iter());
+        let name = |record: &Bytes| match RecordRef::decode(record).unwrap() {
+            RecordRef::Other(Record::SetAggregate(spec)) => spec.name,
+            RecordRef::Other(Record::SetRule(json)) => json,
+            other => format!("{other:?}"),
+        };
+        records.map(name).collect()
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn all_partitions_get_changes_in_one_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = open(dir.path());
+        let control = Arc::new(LogControl::new(log.clone()));
+        let mut tasks = tokio::task::JoinSet::new();
+        for n in 0..20 {
+            let control = control.clone();
+            tasks.spawn(async move {
+                let spec = AggregateSpec {
+                    name: format!("a{n}"),
+                    ..AggregateSpec::defaults().remove(0)
+                };
+                let submitted = control.submit(Change::SetAggregate(spec));
+                if n % 4 == 0 {
+                    // A caller that goes away.
+                    let _ = tokio::time::timeout(Duration::from_millis(1), submitted).await;
+                    return;
+                }
+                assert_eq!(submitted.await.unwrap().len(), 3);
+            });
+        }
+        tasks.join_all().await;
+        let last = Change::SetRule(json!({"name": "r", "metric": "t", "raise": 1}));
+        let places = control.submit(last).await.unwrap();
+        let order = names(&log, 0);
+        assert!(order.len() > 15 && order.last().unwrap().contains("\"r\""));
+        assert_eq!(places[0].offset, order.len() as u64 - 1);
+        assert_eq!((names(&log, 1), names(&log, 2)), (order.clone(), order));
+        log.close();
+    }
+
+    #[track_caller]
+    fn refused(rule: Value, field: &str) {
+        match parse_rule(&rule) {
+            Err(ControlError::Invalid { field: found, .. }) => assert_eq!(found, field, "{rule}"),
+            other => panic!("{rule}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_wrong_rule_is_refused_by_field() {
+        refused(json!({"name": "r", "metric": "t"}), "raise");
+        refused(json!({"name": "r", "metric": "t", "raise": "1"}), "raise");
+        refused(json!({"name": "r", "metric": 1, "raise": 1}), "metric");
+        let rule = |key: &str, value: Value| {
+            let mut rule = json!({"name": "r", "metric": "t", "raise": 1});
+            rule[key] = value;
+            rule
+        };
+        refused(rule("clear", json!(2)), "clear");
+        refused(rule("direction", json!("up")), "direction");
+        refused(rule("for", json!("soon")), "for");
+        refused(rule("kind", json!("magic")), "kind");
+        refused(rule("name", json!("a b")), "name");
+        refused(rule("rise", json!(2)), "rise");
+        assert!(parse_rule(&rule("clear", Value::Null)).is_ok());
+    }
+}
