@@ -7,8 +7,32 @@
 #![allow(dead_code)]
 
 mod agents;
+mod aggregate;
+mod alerts;
+mod cold;
+mod count;
+mod declare;
 mod device_set;
+mod effects;
 mod flat;
+mod flush;
+mod group;
+mod held;
+mod history;
 mod intervals;
+mod lookup;
+mod members;
 mod names;
 mod pane;
+mod partition;
+mod place;
+mod registry;
+mod snapshot;
+mod texts;
+mod windows;
+
+pub use cold::Saving;
+pub use effects::{Changed, Declarations, Effects, Notice, NoticeKind, Summary};
+pub use history::StoredRow;
+pub use partition::{Partition, Sizes};
+pub use snapshot::RestoreError;

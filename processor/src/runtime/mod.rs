@@ -5,6 +5,8 @@
 //! where ids decide what is new.
 
 mod lookup;
+mod past;
+mod saver;
 mod worker;
 
 use std::sync::Arc;
@@ -21,6 +23,7 @@ use views::Views;
 
 use crate::outbox::Outbox;
 use crate::webhook::Target;
+use saver::Saver;
 use worker::Worker;
 
 /// Microseconds UTC now; passed in so that tests can say what time it is.
@@ -68,11 +71,10 @@ pub fn declare(log: &Log, declaration: &Declaration) -> Result<(), eventlog::Err
 }
 
 /// Shows what a partition computes.
-fn show(views: &Views, partition: u16, declaration: &Declaration) {
-    let aggregates = (0..).zip(declaration.aggregates.iter().cloned()).collect();
-    let rules = declaration.rules.iter();
+fn show(views: &Views, partition: u16, declared: &crate::core::Declarations) {
+    let rules = declared.rules.iter();
     let rules = rules.filter_map(|r| serde_json::from_str(r).ok()).collect();
-    views.declare(partition, aggregates, rules);
+    views.declare(partition, declared.aggregates.clone(), rules);
 }
 
 /// A running processor.
@@ -84,7 +86,7 @@ pub struct Processor {
 }
 
 impl Processor {
-    /// Restores every partition and starts. `declaration` is what [`declare`] has put into the log.
+    /// Restores every partition and starts.
     ///
     /// `failed` is cancelled if a partition's thread ends with an error; [`Processor::stop`] then tells it.
     /// Must be called within a tokio runtime, on which notices are delivered.
@@ -94,22 +96,20 @@ impl Processor {
         settings: &Settings,
         log: &Log,
         views: &Arc<Views>,
-        declaration: &Declaration,
         clock: &Clock,
         failed: &CancellationToken,
     ) -> anyhow::Result<Self> {
         let partitions = log.partitions();
-        for number in 0..partitions {
-            show(views, number, declaration);
-        }
         let stop = Arc::new(AtomicBool::new(false));
         let behind = Arc::new(AtomicUsize::new(usize::from(partitions)));
         let outbox = Outbox::open(log, views, settings.targets.clone())
             .context("failed to read the outbox")?;
+        let saver =
+            Saver::start(log).context("failed to start the thread that writes checkpoints")?;
         let mut workers = Vec::with_capacity(usize::from(partitions));
         for number in 0..partitions {
             workers.push(
-                Worker::open(number, settings, log, views, &outbox, clock)
+                Worker::open(number, settings, log, views, &outbox, &saver, clock)
                     .with_context(|| format!("failed to restore partition {number}"))?,
             );
         }

@@ -1,27 +1,39 @@
 //! One partition's thread.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use eventlog::{Checkpoint, Log, Offset, PartitionId};
+use eventlog::{Log, Offset, PartitionId};
 use views::Views;
 use views::model::{FileReport, PartitionReport};
 use views::store::RING;
 
 use super::lookup::Lookup;
+use super::past::Past;
+use super::saver::{Done, Job, Saver};
 use super::{Clock, Settings};
-use crate::core::{Effects, Partition};
+use crate::core::{Changed, Effects, Partition};
 use crate::outbox::Outbox;
 
 /// Between two looks at the stop flag and the checkpoint timer.
 const NAP: Duration = Duration::from_millis(200);
 /// A checkpoint takes at most this share of the time: one in so many parts.
 const CHECKPOINT_SHARE: u32 = 20;
+/// The last checkpoints wait at most so long for each other.
+const LAST_WAIT: Duration = Duration::from_secs(5);
 /// Waits after a failed checkpoint (full disk) before the next try.
 const CHECKPOINT_RETRY: Duration = Duration::from_secs(5);
+
+/// Rows that wait for the next checkpoint; with more it does not wait for its time.
+const COLD_MAX: usize = 200_000;
+/// Windows that are not wholly in memory and are read together at once, ...
+const COLD_READ_AT_ONCE: usize = 256;
+/// ... and that may wait for it. Beyond it the oldest are dropped from the views' memory; a query reads them.
+const COLD_WAITING_MAX: usize = 20_000;
 
 /// A place in the log that may be trimmed to once it is old enough.
 struct Mark {
@@ -37,11 +49,18 @@ pub(super) struct Worker {
     outbox: Outbox,
     clock: Clock,
     state: Arc<RwLock<Partition>>,
+    past: Arc<Past>,
+    saver: Saver,
+    /// The checkpoint under way.
+    saving: Option<Receiver<Done>>,
+    /// Changed windows that are not wholly in memory.
+    cold: BTreeSet<Changed>,
     settings: Settings,
     saved: Option<Offset>,
     saved_ingest: Option<i64>,
     saved_hash: Option<u64>,
     next_checkpoint: Instant,
+    saving_since: Instant,
     /// Notices of the present state were not saved: it must not be either.
     abandoned: bool,
     marks: VecDeque<Mark>,
@@ -56,6 +75,7 @@ impl Worker {
         log: &Log,
         views: &Arc<Views>,
         outbox: &Outbox,
+        saver: &Saver,
         clock: &Clock,
     ) -> anyhow::Result<Self> {
         let partition = PartitionId(number);
@@ -63,11 +83,7 @@ impl Worker {
         let saved = stored.as_ref().map(|s| s.offset);
         let state = match stored {
             Some(stored) => {
-                let mut rows = Vec::new();
-                log.rows(partition, |key, value| {
-                    rows.push((key.to_vec(), value.to_vec()))
-                })?;
-                let state = Partition::restore(&stored.snapshot, rows)?;
+                let state = Partition::restore(&stored.snapshot)?;
                 anyhow::ensure!(
                     state.offset() == stored.offset.0,
                     "the snapshot is of offset {}, its checkpoint says {}; restore the data folder from a backup, or delete it to begin anew",
@@ -109,8 +125,11 @@ impl Worker {
                 bytes: 0,
             });
         }
+        super::show(views, number, &state.declarations());
         let state = Arc::new(RwLock::new(state));
         views.add_device_source(Arc::new(Lookup(state.clone())));
+        let past = Arc::new(Past::new(log, partition, &state));
+        views.add_history_source(number, past.clone());
         Ok(Self {
             number,
             log: log.clone(),
@@ -118,11 +137,16 @@ impl Worker {
             outbox: outbox.clone(),
             clock: clock.clone(),
             state,
+            past,
+            saver: saver.clone(),
+            saving: None,
+            cold: BTreeSet::new(),
             settings: settings.clone(),
             saved,
             saved_ingest,
             saved_hash: None,
             next_checkpoint: now + turn,
+            saving_since: now,
             abandoned: false,
             marks,
             bytes: 0,
@@ -233,6 +257,8 @@ impl Worker {
             self.views.put_index(n, aggregate, &group, index);
         }
         self.views.put_rows(n, fx.rows);
+        self.cold.extend(fx.cold);
+        self.read_cold();
         for (aggregate, start) in fx.evicted {
             self.views.evict_rows(n, aggregate, start);
         }
@@ -256,77 +282,162 @@ impl Worker {
         }
     }
 
+    /// Completes changed windows that are not wholly in memory with what the store has.
+    fn read_cold(&mut self) {
+        let mut some = Vec::new();
+        while some.len() < COLD_READ_AT_ONCE
+            && let Some(newest) = self.cold.pop_last()
+        {
+            some.push(newest);
+        }
+        if !some.is_empty() {
+            match self.past.windows(&some) {
+                Ok(rows) => self.views.put_rows(self.number, rows),
+                Err(error) => tracing::error!(
+                    partition = self.number,
+                    "failed to read windows of the past, they show as before: {error}"
+                ),
+            }
+        }
+        while self.cold.len() > COLD_WAITING_MAX
+            && let Some(oldest) = self.cold.pop_first()
+        {
+            let place = self.state().window_place(&oldest);
+            if let Some((slot, start)) = place {
+                self.views.drop_rows(self.number, slot, start + 1);
+            }
+        }
+    }
+
     fn checkpoint_if_due(&mut self) {
-        if Instant::now() < self.next_checkpoint || !self.state().at_rest() || self.abandoned {
+        self.end_checkpoint(false);
+        if self.saving.is_some() || self.abandoned {
             return;
         }
+        let (at_rest, cold) = {
+            let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+            (state.at_rest(), state.sizes().cold)
+        };
+        let due = Instant::now() >= self.next_checkpoint || cold > COLD_MAX;
+        if at_rest && due {
+            self.begin_checkpoint();
+        }
+    }
+
+    /// Copies the state, if no other partition is at it, and has it written.
+    fn begin_checkpoint(&mut self) {
+        let offset = self.offset();
+        if self.saved == Some(offset) {
+            self.next_checkpoint = Instant::now() + self.settings.checkpoint_every;
+            return;
+        }
+        let Some(mut turn) = self.saver.turn() else {
+            return;
+        };
         let began = Instant::now();
-        match self.checkpoint() {
-            Ok(()) => {
-                let took = began.elapsed() * CHECKPOINT_SHARE;
-                self.next_checkpoint = Instant::now() + self.settings.checkpoint_every.max(took);
+        let Some(saving) = self.state().begin_checkpoint(turn.take_buffer()) else {
+            return;
+        };
+        metrics::histogram!("tidewatch_checkpoint_pause_seconds")
+            .record(began.elapsed().as_secs_f64());
+        let (done, result) = channel();
+        let job = Job {
+            partition: PartitionId(self.number),
+            expected: self.saved,
+            saving,
+            state: self.state.clone(),
+            turn,
+            done,
+        };
+        // If the thread is gone, the other end of the channel is too, which counts as a failure.
+        self.saver.save(job);
+        self.saving = Some(result);
+        self.saving_since = began;
+    }
+
+    /// Takes the result of the checkpoint under way, if it is there or is waited for.
+    fn end_checkpoint(&mut self, wait: bool) {
+        let Some(result) = &self.saving else { return };
+        let done = if wait {
+            result.recv().map_err(|_| TryRecvError::Disconnected)
+        } else {
+            result.try_recv()
+        };
+        let done = match done {
+            Ok(done) => done,
+            Err(TryRecvError::Empty) => return,
+            Err(TryRecvError::Disconnected) => Done {
+                offset: Offset(0),
+                ingest: 0,
+                hash: 0,
+                result: Err(anyhow::anyhow!(
+                    "the thread that writes checkpoints is gone"
+                )),
+            },
+        };
+        self.saving = None;
+        let saved = self.take_done(&done);
+        // What could not be saved comes again with the next one, or its windows would be lost to it.
+        self.state().finish_checkpoint(saved);
+        let took = self.saving_since.elapsed() * CHECKPOINT_SHARE;
+        self.next_checkpoint = Instant::now() + self.settings.checkpoint_every.max(took);
+        if let Err(error) = done.result.and_then(|()| self.trim()) {
+            tracing::error!(
+                partition = self.number,
+                "failed to save a checkpoint, trying again in {CHECKPOINT_RETRY:?}: {error:#}"
+            );
+            self.next_checkpoint = Instant::now() + CHECKPOINT_RETRY;
+        }
+    }
+
+    /// Notes a checkpoint; whether it is there.
+    fn take_done(&mut self, done: &Done) -> bool {
+        let partition = PartitionId(self.number);
+        let mut saved = done.result.is_ok();
+        if !saved {
+            // After a full disk or an I/O error it may be there or not.
+            if let Ok(latest) = self.log.latest_offset(partition) {
+                saved = latest.is_some() && latest == Some(done.offset) && latest != self.saved;
+                self.saved = latest;
             }
-            Err(error) => {
-                tracing::error!(
-                    partition = self.number,
-                    "failed to save a checkpoint, trying again in {CHECKPOINT_RETRY:?}: {error:#}"
-                );
-                self.next_checkpoint = Instant::now() + CHECKPOINT_RETRY;
+            if !saved {
+                return false;
             }
         }
+        self.saved = Some(done.offset);
+        self.saved_ingest = Some(done.ingest);
+        self.outbox.note_saved(self.number, done.ingest);
+        self.saved_hash = Some(done.hash);
+        self.marks.push_back(Mark {
+            offset: done.offset,
+            ingest: done.ingest,
+            bytes: self.bytes,
+        });
+        true
     }
 
     fn last_checkpoint(&mut self) {
+        self.end_checkpoint(true);
         // If the newest step was in the second of the one before, the state cannot be saved now; the log
         // has it.
-        if self.state().at_rest()
-            && !self.abandoned
-            && let Err(error) = self.checkpoint()
-        {
-            tracing::warn!(
-                partition = self.number,
-                "failed to save the last checkpoint; the next start replays the log: {error:#}"
-            );
+        if !self.state().at_rest() || self.abandoned {
+            return;
         }
-    }
-
-    fn checkpoint(&mut self) -> anyhow::Result<()> {
-        let partition = PartitionId(self.number);
-        let (offset, ingest, snapshot, rows, hash) = {
-            let mut state = self.state();
-            let offset = Offset(state.offset());
-            if self.saved == Some(offset) {
-                return Ok(());
+        let since = Instant::now();
+        while self.saving.is_none() && self.saved != Some(self.offset()) {
+            self.begin_checkpoint();
+            if self.saving.is_none() {
+                if since.elapsed() > LAST_WAIT {
+                    tracing::warn!(
+                        partition = self.number,
+                        "no time for a last checkpoint; the next start replays the log"
+                    );
+                    return;
+                }
+                std::thread::sleep(Duration::from_millis(2));
             }
-            let snapshot = state.snapshot();
-            let hash = xxhash_rust::xxh3::xxh3_64(&snapshot);
-            (offset, state.now(), snapshot, state.take_rows(), hash)
-        };
-        let checkpoint = Checkpoint {
-            offset,
-            snapshot,
-            rows: rows.clone(),
-            outbox: Vec::new(),
-        };
-        if let Err(error) = self.log.commit(partition, self.saved, checkpoint) {
-            // The rows must come again with the next one, or their windows would be lost to it.
-            self.state().put_back(&rows);
-            // After a full disk or an I/O error it may be there or not.
-            if let Ok(latest) = self.log.latest_offset(partition) {
-                self.saved = latest;
-            }
-            return Err(error.into());
         }
-        self.saved = Some(offset);
-        self.saved_ingest = Some(ingest);
-        self.outbox.note_saved(self.number, ingest);
-        self.saved_hash = Some(hash);
-        self.marks.push_back(Mark {
-            offset,
-            ingest,
-            bytes: self.bytes,
-        });
-        self.trim()
+        self.end_checkpoint(true);
     }
 
     /// Trims the log to the newest mark that is old enough, or that has too many bytes behind it.

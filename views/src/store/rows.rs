@@ -99,6 +99,20 @@ impl Rows {
         }
     }
 
+    /// Drops from memory what starts before `start`: it can be asked for again.
+    pub(super) fn drop_before(&mut self, aggregate: u32, start: i64) {
+        let held = self.aggregates.entry(aggregate).or_default();
+        held.floor = Some(start.max(held.floor.unwrap_or(i64::MIN)));
+        while let Some(first) = held.starts.first_entry() {
+            if *first.key() >= start {
+                break;
+            }
+            let (start, gone) = first.remove_entry();
+            held.weight -= gone.weight;
+            drop_rows(&mut self.groups, aggregate, start, gone.groups);
+        }
+    }
+
     /// Keeps only the aggregates that `same` names.
     pub(super) fn retain(&mut self, same: impl Fn(u32) -> bool) {
         self.groups.retain(|key, _| same(key.0));

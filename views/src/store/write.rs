@@ -124,6 +124,13 @@ impl Views {
         part.rows.forget(aggregate, start);
     }
 
+    /// Drops from memory the windows of an aggregate that start before `start`; queries ask the history for
+    /// them. For when too many of them change at once.
+    pub fn drop_rows(&self, partition: u16, aggregate: u32, start: i64) {
+        let mut part = write(&self.parts[usize::from(partition)]);
+        part.rows.drop_before(aggregate, start);
+    }
+
     /// Takes the completeness of a group; the newest windows whose counts changed are reported.
     pub fn put_index(
         &self,

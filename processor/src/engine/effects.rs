@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use event::{Declaration, RefusalReason};
+use event::{AggregateSpec, RefusalReason};
 use serde::{Deserialize, Serialize};
 use views::model::{Alert, Incident, QuarantineItem, Totals};
 use views::{CompletenessIndex, Group, LagReport, RowPart, StatusCounts};
@@ -58,12 +58,33 @@ pub struct Summary {
     pub reasons: BTreeMap<RefusalReason, u64>,
 }
 
+/// What is declared: aggregates with their slots, and rules as JSON texts.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Declarations {
+    /// A slot names an aggregate for ever; it is never used again for another one.
+    pub aggregates: Vec<(u32, AggregateSpec)>,
+    /// Rules.
+    pub rules: Vec<String>,
+}
+
+/// A window that changed and is not wholly in memory: its row is to be put together with what the state
+/// store has ([`Partition::window_with`](super::Partition::window_with)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Changed {
+    /// Start of the window in panes.
+    pub pane: i64,
+    /// Number of the group.
+    pub group: u32,
+}
+
 /// Everything that steps have given since it was last emptied, in order within each list.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Effects {
     /// Changed rows.
     pub rows: Vec<RowPart>,
-    /// (aggregate, start): windows before `start` are forgotten.
+    /// Changed windows whose rows need the state store.
+    pub cold: Vec<Changed>,
+    /// (aggregate, start): windows before `start` are no longer kept.
     pub evicted: Vec<(u32, i64)>,
     /// Changed completeness of groups.
     pub indexes: Vec<(u32, Group, Arc<CompletenessIndex>)>,
@@ -78,5 +99,5 @@ pub struct Effects {
     /// The newest summary, at most one a second.
     pub summary: Option<Summary>,
     /// A new declaration.
-    pub declared: Option<Declaration>,
+    pub declared: Option<Declarations>,
 }

@@ -37,10 +37,10 @@ pub(crate) struct Active {
     ordinal: u32,
 }
 
-/// Where an episode is: (position of the rule, number of the series).
+/// Where an episode is: (position of the rule, number of the device).
 pub(crate) type Place = (u32, u32);
 
-/// What the text of an alert needs to know of its series.
+/// What the text of an alert needs to know of its device.
 pub(crate) struct About<'a> {
     pub(crate) device: &'a str,
     pub(crate) attributes: BTreeMap<String, String>,
@@ -65,7 +65,7 @@ pub(crate) struct Alerts {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct EndedAlert {
     pub(crate) rule: String,
-    pub(crate) series: u32,
+    pub(crate) device: u32,
     pub(crate) active: Active,
     pub(crate) ended: i64,
     pub(crate) severity: String,
@@ -75,11 +75,47 @@ pub(crate) struct EndedAlert {
 }
 
 impl Alerts {
+    /// Whether a rule is about the metric.
+    pub(crate) fn watches(&self, metric: &str) -> bool {
+        self.rules.iter().any(|r| r.metric == metric)
+    }
+
+    /// Whether a value may begin an episode.
+    #[inline]
+    pub(crate) fn may_begin(&self, metric: &str, value: f64) -> bool {
+        self.rules
+            .iter()
+            .any(|r| r.threshold.is_beyond(value) && r.metric == metric)
+    }
+
+    /// Whether something began to fire that was not looked at yet.
+    pub(crate) fn has_fresh(&self) -> bool {
+        !self.fresh.is_empty()
+    }
+
+    /// Whether an episode of the metric is under way on the device.
+    pub(crate) fn is_active(&self, metric: &str, device: u32) -> bool {
+        (0..self.rules.len()).any(|i| {
+            self.rules[i].metric == metric && self.active.contains_key(&(i as u32, device))
+        })
+    }
+
+    /// The device is gone: what was under way is over without a word.
+    pub(crate) fn drop_device(&mut self, device: u32) {
+        for rule in 0..self.rules.len() as u32 {
+            let place = (rule, device);
+            self.active.remove(&place);
+            self.waiting.remove(&place);
+            self.changed.remove(&place);
+        }
+        self.fresh.retain(|p| p.1 != device);
+    }
+
     /// Steps every rule of the metric with a value.
     pub(crate) fn step(
         &mut self,
         metric: &str,
-        series: u32,
+        device: u32,
         (time, value): (i64, f64),
         now: i64,
         about: &dyn Fn() -> (String, BTreeMap<String, String>),
@@ -90,7 +126,7 @@ impl Alerts {
                 continue;
             }
             let threshold = self.rules[i].threshold;
-            let place = (i as u32, series);
+            let place = (i as u32, device);
             let Some(active) = self.active.get_mut(&place) else {
                 let mut episode = None;
                 if threshold.is_beyond(value) {
@@ -125,7 +161,7 @@ impl Alerts {
     fn begin(&mut self, place: Place, episode: Episode, now: i64, value: f64) {
         let rule = &self.rules[place.0 as usize].name;
         let twins = self.history.iter().filter(|e| {
-            e.series == place.1 && e.rule == *rule && e.active.episode.began == episode.began
+            e.device == place.1 && e.rule == *rule && e.active.episode.began == episode.began
         });
         let ordinal = twins.map(|e| e.active.ordinal + 1).max().unwrap_or(0);
         let active = Active {
@@ -159,7 +195,7 @@ impl Alerts {
         let rule = &self.rules[place.0 as usize];
         let ended = EndedAlert {
             rule: rule.name.clone(),
-            series: place.1,
+            device: place.1,
             active,
             ended: time,
             severity: rule.severity.as_str().to_owned(),
@@ -185,7 +221,7 @@ impl Alerts {
     }
 
     /// Pages what began to fire in this record, if its agent has caught up: `progress` gives the progress
-    /// of a series' agent.
+    /// of a device's agent.
     pub(crate) fn page_fresh(
         &mut self,
         now: i64,
@@ -266,7 +302,7 @@ impl Alerts {
         fx: &mut Effects,
     ) {
         for ended in std::mem::take(&mut self.ended) {
-            let (device, attributes) = about(ended.series);
+            let (device, attributes) = about(ended.device);
             fx.alerts.push(ended.alert(&About {
                 device: &device,
                 attributes,

@@ -1,0 +1,426 @@
+//! The hot state as bytes.
+//!
+//! A snapshot is one version byte, a few numbers, and the tables as flat little-endian columns
+//! ([`flat`](super::flat)); what is rare is postcard. Dense numbers stay what they are, because the rows of
+//! the state store name devices and groups by them. Dictionaries, groups' members and other things that
+//! follow are built again. The order of everything is that of arrays and ordered maps, so equal states give
+//! equal bytes.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use event::{AggregateSpec, RefusalReason, Retention};
+use rules::Rule;
+use serde::{Deserialize, Serialize};
+use views::model::Totals;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::agents::Agents;
+use super::aggregate::Aggregate;
+use super::alerts::{Active, Alerts, EndedAlert, Place};
+use super::cold::{Settlement, TIERS};
+use super::declare::Declared;
+use super::flat;
+use super::flush::Scan;
+use super::group::{EMPTY, Group, SEALED};
+use super::held::Held;
+use super::members::Past;
+use super::pane::Pane;
+use super::partition::Partition;
+use super::registry::{NONE, Registry};
+use super::windows::{Cell, Life};
+
+const VERSION: u8 = 3;
+
+/// Why a stored state cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RestoreError {
+    /// Written by another version of this program.
+    #[error(
+        "the snapshot has version {found}, this program reads {VERSION}; start the version that wrote it"
+    )]
+    Version {
+        /// What it says.
+        found: u8,
+    },
+    /// Bytes that do not decode.
+    #[error(
+        "the {what} does not decode; restore the data folder from a backup, or delete it to begin anew"
+    )]
+    Damaged {
+        /// Snapshot or row.
+        what: String,
+    },
+}
+
+type AggregateSaved = Option<(AggregateSpec, i64, [i64; TIERS])>;
+
+#[derive(Serialize, Deserialize)]
+struct Rare {
+    declared: Declared,
+    aggregates: Vec<AggregateSaved>,
+    retention: Retention,
+    active_alerts: Vec<(Place, Active)>,
+    history: VecDeque<EndedAlert>,
+    held: Held,
+    reasons: BTreeMap<RefusalReason, u64>,
+    scan: Scan,
+    gone: BTreeSet<u32>,
+    further_devices: BTreeMap<u32, Vec<u32>>,
+    past: BTreeMap<u32, Vec<Past>>,
+}
+
+const RING_EMPTY: u32 = 0;
+const RING_SEALED: u32 = 1;
+const RING_LIFE: u32 = 2;
+const RING_PANE: u32 = 3;
+
+impl Partition {
+    /// The hot state. Meaningful only [at rest](Self::at_rest).
+    pub fn snapshot(&self) -> Vec<u8> {
+        self.snapshot_into(Vec::new())
+    }
+
+    /// The same, in a buffer whose memory is used again.
+    pub fn snapshot_into(&self, mut out: Vec<u8>) -> Vec<u8> {
+        out.clear();
+        out.push(VERSION);
+        flat::put_u32(&mut out, u32::from(self.number));
+        for n in [self.now, self.flushed, self.outage, self.newest] {
+            flat::put_i64(&mut out, n);
+        }
+        let t = &self.totals;
+        for n in [
+            self.offset,
+            self.cold_digest,
+            self.incidents,
+            t.accepted,
+            t.counted,
+            t.duplicate,
+            t.quarantined,
+            t.too_old,
+            t.refused,
+            t.broken_promises,
+        ] {
+            flat::put_u64(&mut out, n);
+        }
+        self.registry.save(&mut out);
+        self.agents.save(&mut out);
+        flat::put_len(&mut out, self.groups.len());
+        for group in &self.groups {
+            self.save_group(group, &mut out);
+        }
+        flat::put_u32s(&mut out, &self.active);
+        let waiting = self.emit.iter().map(|cell| &self.cells[*cell as usize]);
+        let waiting: Vec<i64> = waiting
+            .filter(|c| c.life.emit)
+            .flat_map(|c| [i64::from(c.group), c.pane])
+            .collect();
+        flat::put_i64s(&mut out, &waiting);
+        let past = |(i, g): (usize, &Group)| {
+            (!g.members.past.is_empty()).then(|| (i as u32, g.members.past.clone()))
+        };
+        let rare = Rare {
+            declared: self.declared.clone(),
+            aggregates: self
+                .aggregates
+                .iter()
+                .map(|a| a.as_ref().map(|a| (a.spec.clone(), a.frontier, a.horizons)))
+                .collect(),
+            retention: self.retention,
+            active_alerts: self
+                .alerts
+                .active
+                .iter()
+                .map(|(p, a)| (*p, a.clone()))
+                .collect(),
+            history: self.alerts.history.clone(),
+            held: self.held.clone(),
+            reasons: self.reasons.clone(),
+            scan: self.scan.clone(),
+            gone: self.gone.clone(),
+            further_devices: self.further_devices.clone(),
+            past: self.groups.iter().enumerate().filter_map(past).collect(),
+        };
+        // Postcard fails only for values of unknown length, which the state does not have.
+        let rare = postcard::to_allocvec(&rare).unwrap_or_default();
+        flat::put_bytes(&mut out, &rare);
+        out
+    }
+
+    fn save_group(&self, group: &Group, out: &mut Vec<u8>) {
+        flat::put_u32(out, group.slot);
+        flat::put_len(out, group.values.len());
+        for value in group.values.iter() {
+            flat::put_bytes(out, value.as_bytes());
+        }
+        flat::put_i64(out, group.ring.base);
+        flat::put_i64(out, group.ring.first_open);
+        flat::put_len(out, group.ring.cells.len());
+        for &cell in &group.ring.cells {
+            match cell {
+                EMPTY => flat::put_u32(out, RING_EMPTY),
+                SEALED => flat::put_u32(out, RING_SEALED),
+                cell => {
+                    let cell = &self.cells[cell as usize];
+                    let kind = if cell.content.is_some() {
+                        RING_PANE
+                    } else {
+                        RING_LIFE
+                    };
+                    flat::put_u32(out, kind);
+                    flat::put_i64(out, cell.life.touched);
+                    flat::put_u64(out, cell.life.sealed);
+                    flat::put_u32(out, u32::from(cell.life.settled.is_some()));
+                    if let Some(s) = cell.life.settled {
+                        for n in [s.done, s.expected, s.count, s.revision] {
+                            flat::put_u64(out, n);
+                        }
+                    }
+                    if let Some(content) = &cell.content {
+                        content.save(out);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The state from a snapshot.
+    ///
+    /// **Errors**: another version, or bytes that do not decode; both say what to do.
+    pub fn restore(snapshot: &[u8]) -> Result<Self, RestoreError> {
+        let rest = match snapshot.split_first() {
+            Some((&VERSION, rest)) => rest,
+            Some((&found, _)) => return Err(RestoreError::Version { found }),
+            None => {
+                return Err(RestoreError::Damaged {
+                    what: "empty snapshot".to_owned(),
+                });
+            }
+        };
+        Self::load(rest).ok_or_else(|| RestoreError::Damaged {
+            what: "snapshot".to_owned(),
+        })
+    }
+
+    fn load(mut bytes: &[u8]) -> Option<Self> {
+        let bytes = &mut bytes;
+        let mut p = Self::new(u16::try_from(flat::take_u32(bytes)?).ok()?);
+        for place in [&mut p.now, &mut p.flushed, &mut p.outage, &mut p.newest] {
+            *place = flat::take_i64(bytes)?;
+        }
+        let mut numbers = [0; 10];
+        for n in &mut numbers {
+            *n = flat::take_u64(bytes)?;
+        }
+        let [
+            offset,
+            cold_digest,
+            incidents,
+            accepted,
+            counted,
+            duplicate,
+            quarantined,
+            too_old,
+            refused,
+            broken_promises,
+        ] = numbers;
+        (p.offset, p.cold_digest, p.incidents) = (offset, cold_digest, incidents);
+        p.totals = Totals {
+            accepted,
+            counted,
+            duplicate,
+            quarantined,
+            too_old,
+            refused,
+            broken_promises,
+        };
+        p.registry = Registry::load(bytes)?;
+        p.agents = Agents::load(bytes)?;
+        p.is_moved = vec![false; p.agents.len()];
+        let groups = usize::try_from(flat::take_u64(bytes)?).ok()?;
+        // Each takes 36 bytes at least: checked before anything is reserved.
+        if groups > bytes.len() / 36 {
+            return None;
+        }
+        for number in 0..groups {
+            p.load_group(number as u32, bytes)?;
+        }
+        p.active = flat::take_u32s(bytes)?;
+        for &group in &p.active {
+            p.groups.get_mut(group as usize)?.active = true;
+        }
+        let waiting = flat::take_i64s(bytes)?;
+        for of in waiting.chunks_exact(2) {
+            let group = p.groups.get(usize::try_from(of[0]).ok()?)?;
+            let cell = group.ring.get(of[1]);
+            p.cells.get_mut(cell as usize)?.life.emit = true;
+            p.emit.push(cell);
+        }
+        let rare: Rare = postcard::from_bytes(flat::take_bytes(bytes)?).ok()?;
+        p.take_rare(rare)?;
+        bytes.is_empty().then_some(())?;
+        p.check_numbers().then_some(())?;
+        // Groups that classes had are found again: none is made.
+        let known = p.groups.len();
+        for class in 0..p.registry.classes.len() {
+            if std::mem::take(&mut p.registry.classes[class].placed) {
+                p.place_class(class as u32);
+            }
+        }
+        p.rebuild_members();
+        (p.groups.len() == known).then_some(())?;
+        for group in &mut p.groups {
+            if let Some(a) = p
+                .aggregates
+                .get(group.slot as usize)
+                .and_then(Option::as_ref)
+            {
+                group.members.publish(a.spec.window, &p.agents);
+            }
+        }
+        Some(p)
+    }
+
+    fn load_group(&mut self, number: u32, bytes: &mut &[u8]) -> Option<()> {
+        let slot = flat::take_u32(bytes)?;
+        let values = usize::try_from(flat::take_u64(bytes)?).ok()?;
+        if values > event::aggregate::GROUP_BY_MAX {
+            return None;
+        }
+        let values: Option<Vec<Arc<str>>> = (0..values)
+            .map(|_| {
+                let text = std::str::from_utf8(flat::take_bytes(bytes)?).ok()?;
+                Some(Arc::from(text))
+            })
+            .collect();
+        // The true pane length comes with the aggregates, when the members are built.
+        let mut group = Group::new(slot, values?.into(), 1);
+        group.ring.base = flat::take_i64(bytes)?;
+        group.ring.first_open = flat::take_i64(bytes)?;
+        let len = usize::try_from(flat::take_u64(bytes)?).ok()?;
+        if len > bytes.len() / 4 {
+            return None;
+        }
+        for at in 0..len {
+            let cell = match flat::take_u32(bytes)? {
+                RING_EMPTY => EMPTY,
+                RING_SEALED => SEALED,
+                kind @ (RING_LIFE | RING_PANE) => {
+                    let mut life = Life {
+                        touched: flat::take_i64(bytes)?,
+                        sealed: flat::take_u64(bytes)?,
+                        ..Life::default()
+                    };
+                    if flat::take_u32(bytes)? == 1 {
+                        life.settled = Some(Settlement {
+                            done: flat::take_u64(bytes)?,
+                            expected: flat::take_u64(bytes)?,
+                            count: flat::take_u64(bytes)?,
+                            revision: flat::take_u64(bytes)?,
+                        });
+                    }
+                    let content = if kind == RING_PANE {
+                        Some(Box::new(Pane::load(bytes)?))
+                    } else {
+                        None
+                    };
+                    self.cells.push(Cell {
+                        group: number,
+                        pane: group.ring.base.checked_add(at as i64)?,
+                        life,
+                        content,
+                    });
+                    self.cells.len() as u32 - 1
+                }
+                _ => return None,
+            };
+            group.ring.cells.push_back(cell);
+        }
+        self.groups.push(group);
+        Some(())
+    }
+
+    fn take_rare(&mut self, rare: Rare) -> Option<()> {
+        for saved in rare.aggregates {
+            self.aggregates.push(match saved {
+                Some((spec, frontier, horizons)) => {
+                    spec.check().ok()?;
+                    Some(Aggregate {
+                        frontier,
+                        horizons,
+                        ..Aggregate::new(spec)
+                    })
+                }
+                None => None,
+            });
+        }
+        for (number, group) in self.groups.iter().enumerate() {
+            if self.aggregates.get(group.slot as usize)?.is_some() {
+                self.group_index
+                    .insert((group.slot, group.values.clone()), number as u32);
+            }
+        }
+        for (group, past) in rare.past {
+            self.groups.get_mut(group as usize)?.members.past = past;
+        }
+        let rules: Vec<Rule> = rare
+            .declared
+            .rules()
+            .iter()
+            .filter_map(|json| Rule::parse(json).ok())
+            .collect();
+        let devices = self.registry.len() as u32;
+        let places = rare.active_alerts.iter().map(|a| a.0);
+        for (rule, device) in places {
+            (device < devices && (rule as usize) < rules.len()).then_some(())?;
+        }
+        let ended = rare.history.iter().all(|e| e.device < devices);
+        ended.then_some(())?;
+        self.alerts = Alerts::restore(
+            rules,
+            rare.active_alerts.into_iter().collect(),
+            rare.history,
+        );
+        self.declared = rare.declared;
+        self.retention = rare.retention;
+        self.held = rare.held;
+        self.reasons = rare.reasons;
+        self.scan = rare.scan;
+        self.gone = rare.gone;
+        self.further_devices = rare.further_devices;
+        Some(())
+    }
+
+    /// Whether every number that is looked up without a check is one that exists.
+    fn check_numbers(&self) -> bool {
+        let agents = self.agents.len() as u32;
+        let devices = self.registry.len() as u32;
+        let agent_fits = |a: u32| a == NONE || a < agents;
+        self.registry.devices.iter().all(|d| agent_fits(d.agent))
+            && self.groups.iter().all(|g| {
+                g.members
+                    .past
+                    .iter()
+                    .all(|p| p.agent < agents && p.device < devices)
+            })
+            && self.cells.iter().all(|c| {
+                c.content.as_ref().is_none_or(|pane| {
+                    let fits = |e: &super::pane::Extreme| !e.is_set() || e.device < devices;
+                    fits(&pane.min) && fits(&pane.max)
+                })
+            })
+            && self.scan.fits(agents)
+            && self.gone.iter().all(|d| *d < devices)
+            && self
+                .further_devices
+                .iter()
+                .all(|(a, list)| *a < agents && list.iter().all(|d| *d < devices))
+    }
+
+    /// A hash of the whole state: equal states, equal hashes, over runs, restarts and whenever checkpoints
+    /// were made. Meaningful only [at rest](Self::at_rest).
+    pub fn state_hash(&self) -> u64 {
+        xxh3_64(&self.snapshot())
+    }
+}
