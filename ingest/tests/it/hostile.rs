@@ -40,10 +40,7 @@ fn check(payload: &[u8]) {
     }
     let record = Record::Plain(message.plain);
     let stored = record.encode();
-    assert_eq!(
-        RecordRef::decode(&stored),
-        Ok(RecordRef::Other(record))
-    );
+    assert_eq!(RecordRef::decode(&stored), Ok(RecordRef::Other(record)));
 }
 
 fn scalar() -> impl Strategy<Value = String> {
