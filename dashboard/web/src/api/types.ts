@@ -39,12 +39,20 @@ export interface Aggregate {
   group_by: string[];
   window: string;
   window_seconds: number;
+  /** From the start of a window to the start of the next. */
+  hop_seconds: number;
   functions: string[];
   /** Known group values, up to 100. */
   groups: Group[];
 }
 
 export type WindowState = 'open' | 'settled' | 'revised';
+
+/** Who set an extreme, and when (event time). */
+export interface Extreme {
+  time: Time;
+  device: string;
+}
 
 export interface WindowRow {
   aggregate: string;
@@ -58,7 +66,18 @@ export interface WindowRow {
   mean: number | null;
   min: number | null;
   max: number | null;
-  distinct_devices: number;
+  min_at?: Extreme;
+  max_at?: Extreme;
+  /** Null, or absent, where the aggregate does not declare it. */
+  distinct_devices: number | null;
+  p50?: number;
+  p90?: number;
+  p95?: number;
+  p99?: number;
+  /** A quantile is off by at most this share of itself. */
+  quantile_relative_error?: number;
+  distinct_values?: number;
+  distinct_values_relative_error?: number;
   expected: number;
   complete: number;
   lossy: number;
@@ -109,6 +128,8 @@ export interface Alert {
 }
 
 export interface QuarantineItem {
+  /** What to release it by; null if it cannot be released. */
+  id: string | null;
   time: Time;
   kind: 'refused' | 'quarantined';
   source: string | null;

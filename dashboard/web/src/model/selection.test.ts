@@ -8,6 +8,7 @@ const aggregate = (name: string, group_by: string[], groups: Record<string, stri
   group_by,
   window: '10s',
   window_seconds: 10,
+  hop_seconds: 10,
   functions: ['count'],
   groups,
 });

@@ -80,7 +80,8 @@ export const fleet = computed<Aggregate | null>(() => {
   if (!all) return null;
   return all.find((a) => a.name === overview.value?.default_aggregate) ?? all.find((a) => a.group_by.length === 0) ?? null;
 });
-export const fleetWindowMs = computed(() => (fleet.value?.window_seconds ?? 10) * 1000);
+/** From the start of a fleet window to the start of the next: the grid of everything drawn. */
+export const fleetHopMs = computed(() => (fleet.value?.hop_seconds ?? 10) * 1000);
 const fleetKey = computed(() => (fleet.value ? seriesKey(fleet.value.name, {}) : null));
 const chartKey = computed(() => (selection.value ? seriesKey(selection.value.aggregate.name, selection.value.group) : null));
 
@@ -91,9 +92,9 @@ const fleetAll = computed<StoredRow[]>(() => {
 export const domain = computed<Domain>(() => {
   const { rangeMinutes, end } = view.value;
   const rangeMs = rangeMinutes * 60_000;
-  if (end !== null) return fixedDomain(end, rangeMs, fleetWindowMs.value);
+  if (end !== null) return fixedDomain(end, rangeMs, fleetHopMs.value);
   const newest = fleetAll.value[fleetAll.value.length - 1];
-  return followDomain(newest?.endMs ?? null, now.value, rangeMs, fleetWindowMs.value);
+  return followDomain(newest?.endMs ?? null, now.value, rangeMs, fleetHopMs.value);
 });
 /** Newest fleet windows whatever range is shown: what the tiles speak of. */
 export const fleetRecent = computed(() => fleetAll.value.slice(-60));
@@ -260,12 +261,12 @@ export const quarantineLoader = new Loader(async (signal) => {
 
 async function fetchRows({ aggregate, group }: Selection, signal: AbortSignal): Promise<WindowRow[]> {
   const { rangeMinutes, end } = view.peek();
-  const windowMs = aggregate.window_seconds * 1000;
-  const wanted = Math.ceil((rangeMinutes * 60_000) / windowMs) + 2;
+  const hopMs = aggregate.hop_seconds * 1000;
+  const wanted = Math.ceil((rangeMinutes * 60_000) / hopMs) + 2;
   const query: Record<string, string | number> = { aggregate: aggregate.name, limit: Math.min(WINDOWS_LIMIT, wanted) };
   for (const [key, value] of Object.entries(group)) query[`group.${key}`] = value;
   if (end !== null) {
-    const span = fixedDomain(end, rangeMinutes * 60_000, windowMs);
+    const span = fixedDomain(end, rangeMinutes * 60_000, hopMs);
     query['from'] = new Date(span.from).toISOString();
     query['to'] = new Date(span.to).toISOString();
   }

@@ -15,7 +15,7 @@ import {
 import { groupName } from '../model/selection';
 import type { StoredRow } from '../model/rows';
 import { chartData, type ChartData, lineValue } from '../view/chart';
-import { count, interval, measure, percent, zoneName } from '../view/format';
+import { count, interval, measure, origin, percent, quantiles, windowsName, zoneName } from '../view/format';
 import type { Show } from '../view/url';
 import { Panel, TableSwitch, WidgetError } from './Panel';
 import { Plot } from './plot';
@@ -25,9 +25,10 @@ import { theme } from './theme';
 const SHOWN: Record<Show, string> = { values: 'min, mean, max', count: 'events', devices: 'devices' };
 
 /** Made anew when the data changes, not when the pointer moves. */
-const data = computed(() =>
-  chartData(chartRows.value, domain.value, (selection.value?.aggregate.window_seconds ?? 10) * 1000, view.value.show),
-);
+const data = computed(() => {
+  const { hop_seconds: hop, window_seconds: window } = selection.value?.aggregate ?? { hop_seconds: 10, window_seconds: 10 };
+  return chartData(chartRows.value, domain.value, hop * 1000, view.value.show, window * 1000);
+});
 
 export function ChartPanel() {
   const selected = selection.value;
@@ -43,7 +44,7 @@ export function ChartPanel() {
   return (
     <Panel
       id="chart"
-      title={selected ? `${groupName(selected.group)}, ${selected.aggregate.window} windows` : 'Windows'}
+      title={selected ? `${groupName(selected.group)}, ${windowsName(selected.aggregate)}` : 'Windows'}
       class="chart"
       tools={
         <>
@@ -140,12 +141,17 @@ function Readout({ row, hovered, show }: { row: StoredRow | null; hovered: boole
           <span>
             mean <b>{measure(row.mean)}</b>
           </span>
-          <span>
+          <span title={origin(row.min_at, zone)}>
             min <b>{measure(row.min)}</b>
           </span>
-          <span>
+          <span title={origin(row.max_at, zone)}>
             max <b>{measure(row.max)}</b>
           </span>
+          {quantiles(row).map(([name, value]) => (
+            <span key={name} title={`estimated, within ${percent(row.quantile_relative_error)}`}>
+              {name} <b>{measure(value)}</b>
+            </span>
+          ))}
         </>
       ) : (
         <span>
@@ -229,9 +235,13 @@ function ChartTable({ rows }: { rows: readonly StoredRow[] }) {
               <th scope="row">{interval(row.startMs, row.endMs, zone, now.value)}</th>
               <td>{row.state === 'open' ? 'provisional' : row.state}</td>
               <td class="n">{count(row.count)}</td>
-              <td class="n">{measure(row.min)}</td>
+              <td class="n" title={origin(row.min_at, zone)}>
+                {measure(row.min)}
+              </td>
               <td class="n">{measure(row.mean)}</td>
-              <td class="n">{measure(row.max)}</td>
+              <td class="n" title={origin(row.max_at, zone)}>
+                {measure(row.max)}
+              </td>
               <td class="n">{count(row.distinct_devices)}</td>
               <td class="n">{percent(row.completeness)}</td>
             </tr>

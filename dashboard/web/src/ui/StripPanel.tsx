@@ -1,5 +1,5 @@
 import { useState } from 'preact/hooks';
-import { completeTo, domain, fleet, fleetWindowMs, now, setView, stripLoader, stripRows, view } from '../model/store';
+import { completeTo, domain, fleet, fleetHopMs, now, setView, stripLoader, stripRows, view } from '../model/store';
 import { count, interval, percent, zoneName } from '../view/format';
 import { type Bar, barsOf, windowsPerBar } from '../view/strip';
 import { Outstanding } from './Outstanding';
@@ -14,9 +14,9 @@ export function StripPanel() {
   const [active, setActive] = useState<number | null>(null);
   const { loaded, error } = stripLoader.status.value;
   const table = view.value.tables.includes('strip');
-  const windowMs = fleetWindowMs.value;
-  const perBar = windowsPerBar(domain.value, windowMs, width || 1000);
-  const bars = barsOf(stripRows.value, windowMs, perBar);
+  const hopMs = fleetHopMs.value;
+  const perBar = windowsPerBar(domain.value, hopMs, width || 1000);
+  const bars = barsOf(stripRows.value, hopMs, perBar);
   const setTable = (on: boolean): void => {
     const rest = view.value.tables.filter((name) => name !== 'strip');
     setView({ tables: on ? ['strip', ...rest] : rest }, 'replace');
@@ -53,7 +53,7 @@ export function StripPanel() {
         )}
       </div>
       {fleet.value && view.value.window !== null && (
-        <Outstanding aggregate={fleet.value.name} start={view.value.window} windowMs={windowMs} />
+        <Outstanding aggregate={fleet.value.name} start={view.value.window} windowMs={fleet.value.window_seconds * 1000} />
       )}
     </Panel>
   );

@@ -52,15 +52,17 @@ function ActiveDevices() {
   const rows = fleetRecent.value;
   const [last, before] = newestSettled(rows, 2);
   const expected = last?.expected ?? 0;
+  const devices = last?.distinct_devices ?? null;
+  const earlier = before?.distinct_devices ?? null;
   return (
     <Tile
       name="active"
       title="Active devices"
       href="#completeness"
-      value={last ? count(last.distinct_devices) : null}
+      value={devices !== null ? count(devices) : null}
       unit={last && expected > 0 ? `of ${count(expected)}` : ''}
-      why="no window has settled yet"
-      change={last && before ? difference(last.distinct_devices, before.distinct_devices, count, 'vs previous', 'down') : null}
+      why={last ? 'the aggregate does not count devices' : 'no window has settled yet'}
+      change={devices !== null && earlier !== null ? difference(devices, earlier, count, 'vs previous', 'down') : null}
       note={last && windowName(last)}
       spark={settledValues(rows, (row) => row.distinct_devices)}
     />

@@ -13,6 +13,13 @@ describe('chartData', () => {
     expect(data.x[0]).toBe((T0 + WINDOW_MS / 2) / 1000);
   });
 
+  test('overlapping windows stand a hop apart, each at its middle', () => {
+    const data = chartData([storedRow(0), storedRow(1)], DOMAIN, WINDOW_MS, 'values', 3 * WINDOW_MS);
+    expect(data.solid.slice(0, 3)).toEqual([20, 20, null]);
+    expect(data.x[0]).toBe((T0 + 1.5 * WINDOW_MS) / 1000);
+    expect(data.x[1]).toBe((T0 + 2.5 * WINDOW_MS) / 1000);
+  });
+
   test('a missing window is a gap, never joined', () => {
     const rows = [storedRow(0), storedRow(2), storedRow(4, { state: 'open' })];
     const data = chartData(rows, DOMAIN, WINDOW_MS, 'values');

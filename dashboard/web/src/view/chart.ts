@@ -32,11 +32,18 @@ export function lineValue(row: StoredRow, show: Show): number | null {
   }
 }
 
-export function chartData(rows: readonly StoredRow[], domain: Domain, windowMs: number, show: Show): ChartData {
+/** `hopMs` is from the start of a window to the start of the next, `windowMs` how long one is. */
+export function chartData(
+  rows: readonly StoredRow[],
+  domain: Domain,
+  hopMs: number,
+  show: Show,
+  windowMs: number = hopMs,
+): ChartData {
   const data: ChartData = { x: [], min: [], max: [], solid: [], dashed: [], weak: [], rows: [] };
   const byStart = new Map(rows.map((row) => [row.startMs, row]));
-  const first = Math.ceil(domain.from / windowMs) * windowMs;
-  for (let start = first; start < domain.to; start += windowMs) {
+  const first = Math.ceil(domain.from / hopMs) * hopMs;
+  for (let start = first; start < domain.to; start += hopMs) {
     const row = byStart.get(start) ?? null;
     const band = row !== null && show === 'values' && row.count > 0;
     const value = row === null ? null : lineValue(row, show);

@@ -1,5 +1,6 @@
 import { describe, expect, test } from 'vitest';
-import { bytes, clock, count, duration, exact, interval, measure, moment, NONE, parseTime, percent, plural, rate, zoneName } from './format';
+import { windowRow } from '../model/testing';
+import { bytes, clock, count, duration, exact, interval, measure, moment, NONE, origin, parseTime, percent, plural, quantiles, rate, windowsName, zoneName } from './format';
 
 test('no value is a dash and 0 is 0, everywhere', () => {
   for (const format of [count, exact, measure, rate, percent, duration, bytes]) {
@@ -78,4 +79,20 @@ describe('times', () => {
     expect(parseTime('soon')).toBeNull();
     expect(parseTime(null)).toBeNull();
   });
+});
+
+test('windows say how often they begin only where they overlap', () => {
+  const aggregate = { name: 'a', metric: '*', group_by: [], window: '60s', window_seconds: 60, functions: [], groups: [] };
+  expect(windowsName({ ...aggregate, hop_seconds: 60 })).toBe('60s windows');
+  expect(windowsName({ ...aggregate, hop_seconds: 10 })).toBe('60s windows every 10s');
+});
+
+test('extremes and quantiles are told where they are known', () => {
+  expect(origin({ time: '2026-11-22T06:37:10.5Z', device: 'd-1' }, 'utc')).toBe('d-1 at 22 Nov 2026 06:37:10 UTC');
+  expect(origin(undefined, 'utc')).toBeUndefined();
+  expect(quantiles(windowRow(0))).toEqual([]);
+  expect(quantiles(windowRow(0, { p50: 0, p99: 3 }))).toEqual([
+    ['p50', 0],
+    ['p99', 3],
+  ]);
 });

@@ -1,5 +1,7 @@
 /** Numbers, spans and times as people read them. Everything here is pure. */
 
+import type { Aggregate, Extreme, WindowRow } from '../api/types';
+
 export type Zone = 'utc' | 'local';
 
 /** Stands where there is no value; 0 is a value. */
@@ -177,6 +179,28 @@ export function parseTime(time: string | null | undefined): number | null {
   if (time === null || time === undefined) return null;
   const ms = Date.parse(time);
   return Number.isFinite(ms) ? ms : null;
+}
+
+/** Who set an extreme, and when; undefined where nobody knows. */
+export function origin(at: Extreme | undefined, zone: Zone): string | undefined {
+  if (!at) return undefined;
+  const ms = parseTime(at.time);
+  return ms === null ? at.device : `${at.device} at ${moment(ms, zone, null)} ${zoneName(zone, ms)}`;
+}
+
+/** The quantiles that a window has, by name: the median and the highest one. */
+export function quantiles(row: WindowRow): [string, number][] {
+  const all: [string, number | undefined][] = [
+    ['p50', row.p50],
+    ['p99', row.p99],
+  ];
+  return all.filter((q): q is [string, number] => q[1] !== undefined);
+}
+
+/** How long the windows of an aggregate are, and how often one begins. */
+export function windowsName(aggregate: Aggregate): string {
+  const every = aggregate.hop_seconds === aggregate.window_seconds ? '' : ` every ${aggregate.hop_seconds}s`;
+  return `${aggregate.window} windows${every}`;
 }
 
 export type Trend = 'up' | 'down' | 'same';
