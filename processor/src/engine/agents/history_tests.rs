@@ -69,6 +69,8 @@ struct World {
     /// Declared lost.
     given_up: BTreeSet<Id>,
     cloud: Agents,
+    /// The same without the short way for ordinary batches.
+    slow: Agents,
 }
 
 impl World {
@@ -89,6 +91,7 @@ impl World {
             awaited: BTreeMap::new(),
             delivered: BTreeSet::new(),
             given_up: BTreeSet::new(),
+            slow: cloud.clone(),
             cloud,
         }
     }
@@ -141,7 +144,10 @@ impl World {
                 .map(|seq| (h.e_inc, seq))
                 .filter(|id| !closed || !self.given_up.contains(id));
             let new: Vec<Id> = ids.filter(|id| !self.delivered.contains(id)).collect();
-            let Fresh::Ranges(fresh) = self.cloud.take_range(0, h.e_inc, h.first_seq, last) else {
+            let fresh = self.cloud.take_range(0, h.e_inc, h.first_seq, last);
+            let slow = |a: &mut Agent| a.take_range(h.e_inc, h.first_seq, last);
+            assert_eq!(self.slow.with(0, slow), fresh);
+            let Fresh::Ranges(fresh) = fresh else {
                 panic!("an honest agent is not refused");
             };
             let fresh = fresh.iter().flat_map(|&(a, b)| a..=b);
@@ -153,6 +159,15 @@ impl World {
             }
         }
         assert_eq!(self.cloud.take_header(0, h, self.now), None, "it is honest");
+        let said = Said {
+            header: h,
+            ingest: self.now,
+            shift: 0,
+        };
+        self.slow.with(0, |a| a.take_header(&said));
+        assert_eq!(self.slow.hot, self.cloud.hot);
+        assert_eq!(self.slow.rare, self.cloud.rare);
+        assert_eq!(self.slow.ranges, self.cloud.ranges);
         self.check_progress();
         self.acks.push(h.clone());
     }
