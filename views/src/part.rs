@@ -82,7 +82,7 @@ pub struct SettledCounts {
 pub struct RowPart {
     /// How coarse it is.
     pub tier: Tier,
-    /// Slot of the aggregate: stable, never reused.
+    /// Slot of the aggregate: stable and never reused within its partition.
     pub aggregate: u32,
     /// The group.
     pub group: Group,

@@ -344,6 +344,46 @@ fn the_ledger_adds_up_and_names_what_was_too_old() {
 }
 
 #[test]
+fn partitions_may_number_for_themselves() {
+    let views = Views::new(2, "test", 0);
+    let spec = |name: &str| AggregateSpec {
+        name: name.to_owned(),
+        ..AggregateSpec::defaults().remove(0)
+    };
+    let row = |slot, count| RowPart {
+        aggregate: slot,
+        group: [].into(),
+        ..part(Tier::Window, "", 0, count)
+    };
+    // Partition 1 died before it got the aggregate that the other has in slot 0.
+    views.declare(0, vec![(0, spec("one")), (1, spec("two"))], Vec::new());
+    views.declare(1, vec![(0, spec("two"))], Vec::new());
+    views.put_rows(0, vec![row(0, 1), row(1, 20)]);
+    views.put_rows(1, vec![row(0, 300)]);
+    let count = |name: &str| {
+        let q = WindowQuery {
+            aggregate: name.to_owned(),
+            ..query()
+        };
+        views.windows(&q).unwrap().items[0].count
+    };
+    assert_eq!((count("one"), count("two")), (1, 320));
+    views.take_changes();
+    // Now both use slot 0 only, each for another one.
+    views.declare(0, vec![(0, spec("one"))], Vec::new());
+    views.put_rows(0, vec![row(0, 2)]);
+    views.put_rows(1, vec![row(0, 321)]);
+    assert_eq!((count("one"), count("two")), (2, 321));
+    let mut changed: Vec<_> = views.take_changes().windows;
+    changed.sort_by_key(|r| r.count);
+    let shown: Vec<_> = changed
+        .iter()
+        .map(|r| (r.aggregate.as_str(), r.count))
+        .collect();
+    assert_eq!(shown, [("one", 2), ("two", 321)]);
+}
+
+#[test]
 fn a_change_shows_from_the_first_partition_on_until_the_last() {
     let views = Views::new(2, "test", 0);
     let spec = |name: &str| AggregateSpec {

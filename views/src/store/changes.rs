@@ -28,7 +28,7 @@ impl Views {
                 continue;
             };
             let before = lookups;
-            let row = match self.row(*slot, spec, group, *start, &mut lookups) {
+            let row = match self.row(spec, group, *start, &mut lookups) {
                 Ok(Some(row)) => row,
                 Ok(None) => continue,
                 Err(_) => {
@@ -52,7 +52,7 @@ impl Views {
             let Some(spec) = declared.slot(*slot) else {
                 return false;
             };
-            let row = self.row(*slot, spec, group, *start, &mut lookups);
+            let row = self.row(spec, group, *start, &mut lookups);
             let Ok(Some(row)) = row else { return false };
             let stays = row.state == RowState::Open.as_str();
             if !stays {

@@ -95,6 +95,13 @@ impl Declared {
         let found = self.aggregates.iter().find(|a| a.0 == slot);
         found.map(|a| &a.1)
     }
+
+    /// The slot of an aggregate. Partitions number for themselves: one that died in the middle of a change may
+    /// have come to another number, and what is put together must mean the same.
+    fn slot_of(&self, spec: &AggregateSpec) -> Option<u32> {
+        let found = self.aggregates.iter().find(|a| a.1 == *spec);
+        found.map(|a| a.0)
+    }
 }
 
 /// The live results of all partitions.

@@ -76,21 +76,23 @@ impl Views {
 
     /// The devices that match, ascending by id.
     pub fn devices(&self, query: &DeviceQuery) -> Page<Device> {
-        self.merge_pages(query.limit, |s| s.devices(query), |d| d.id.clone())
+        self.merge_pages(query.limit, |_, s| Some(s.devices(query)), |d| d.id.clone())
     }
 
     pub(super) fn merge_pages<T>(
         &self,
         limit: usize,
-        ask: impl Fn(&dyn DeviceSource) -> Page<T>,
+        ask: impl Fn(usize, &dyn DeviceSource) -> Option<Page<T>>,
         id: impl Fn(&T) -> String,
     ) -> Page<T> {
         let mut all = Page {
             items: Vec::new(),
             total: 0,
         };
-        for source in read(&self.sources).iter() {
-            let page = ask(source.as_ref());
+        for (partition, source) in read(&self.sources).iter().enumerate() {
+            let Some(page) = ask(partition, source.as_ref()) else {
+                continue;
+            };
             all.total += page.total;
             all.items.extend(page.items);
         }

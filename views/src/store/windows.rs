@@ -6,10 +6,12 @@ use std::sync::Arc;
 use event::AggregateSpec;
 
 use super::merge::{Merged, group_map};
-use super::{GroupKey, OVERVIEW_WINDOWS, SECOND, Views, read, write};
+use super::{OVERVIEW_WINDOWS, Part, SECOND, Views, read, write};
 use crate::completeness::Counts;
 use crate::model::{Aggregate, Outstanding, Row, Time, WindowCompleteness};
-use crate::part::{Group, HistoryQuery, HistorySource, OutstandingQuery, Page, RowPart, Tier};
+use crate::part::{
+    DeviceSource, Group, HistoryQuery, HistorySource, OutstandingQuery, Page, RowPart, Tier,
+};
 
 /// The last microsecond of the year 9999.
 const TIME_MAX: i64 = 253_402_300_799_999_999;
@@ -82,13 +84,16 @@ pub struct RowPage {
 impl Views {
     /// The declared aggregates.
     pub fn aggregates(&self) -> Vec<Aggregate> {
-        let declared = read(&self.declared).aggregates.clone();
+        let declared = read(&self.declared).clone();
         let mut groups: BTreeMap<u32, BTreeSet<Group>> = BTreeMap::new();
         for part in &self.parts {
             let part = read(part);
+            let shown = |slot| declared.slot_of(part.declared.slot(slot)?);
             // Of a group whose windows are all in the past at least the completeness is held.
             for (slot, group) in part.rows.keys().chain(part.indexes.keys()) {
-                groups.entry(*slot).or_default().insert(group.clone());
+                if let Some(slot) = shown(*slot) {
+                    groups.entry(slot).or_default().insert(group.clone());
+                }
             }
         }
         let model = |(slot, spec): &(u32, AggregateSpec)| Aggregate {
@@ -111,14 +116,14 @@ impl Views {
                 .map(|g| group_map(spec, g))
                 .collect(),
         };
-        declared.iter().map(model).collect()
+        declared.aggregates.iter().map(model).collect()
     }
 
-    fn spec(&self, name: &str) -> Result<(u32, AggregateSpec), QueryError> {
+    fn spec(&self, name: &str) -> Result<AggregateSpec, QueryError> {
         let declared = read(&self.declared);
         let found = declared.aggregates.iter().find(|a| a.1.name == name);
         found
-            .cloned()
+            .map(|a| a.1.clone())
             .ok_or_else(|| QueryError::UnknownAggregate(name.to_owned()))
     }
 
@@ -127,7 +132,7 @@ impl Views {
     ///
     /// **Errors**: an aggregate or an attribute that is not declared, or a strange cursor.
     pub fn windows(&self, q: &WindowQuery) -> Result<RowPage, QueryError> {
-        let (slot, spec) = self.spec(&q.aggregate)?;
+        let spec = self.spec(&q.aggregate)?;
         let mut group: Vec<Option<String>> = vec![None; spec.group_by.len()];
         for (key, value) in &q.group {
             let i = spec.group_by.iter().position(|g| g == key);
@@ -143,10 +148,15 @@ impl Views {
         }
         // What one partition has forgotten would show as if the others were all.
         let horizons = self.parts.iter().filter(|_| q.tier == Tier::Window);
-        let horizon = horizons.filter_map(|p| read(p).rows.horizon(slot)).max();
+        let horizon = horizons.filter_map(|p| {
+            let part = read(p);
+            part.rows.horizon(part.declared.slot_of(&spec)?)
+        });
+        let horizon = horizon.max();
         let limit = q.limit.max(1);
         let query = HistoryQuery {
-            aggregate: slot,
+            // Each partition is asked by its own slot.
+            aggregate: 0,
             tier: q.tier,
             from: q.from.unwrap_or(i64::MIN).max(horizon.unwrap_or(i64::MIN)),
             to: q.to.unwrap_or(i64::MAX),
@@ -159,7 +169,7 @@ impl Views {
         // are among them.
         let mut rows: BTreeMap<(i64, Group), Vec<(usize, RowPart)>> = BTreeMap::new();
         for partition in 0..self.parts.len() {
-            for row in self.rows_of(partition, &query) {
+            for row in self.rows_of(partition, &spec, query.clone()) {
                 let key = (row.start, row.group.clone());
                 rows.entry(key).or_default().push((partition, row));
             }
@@ -176,18 +186,33 @@ impl Views {
             .map(|((start, group), _)| cursor(*start, group));
         let items = rows
             .into_iter()
-            .filter_map(|(_, parts)| self.merge(slot, &spec, &parts))
+            .filter_map(|(_, parts)| self.merge(&spec, &parts))
             .collect();
         Ok(RowPage { items, next })
     }
 
     /// One partition's rows, from memory and from the past.
-    fn rows_of(&self, partition: usize, query: &HistoryQuery) -> Vec<RowPart> {
+    fn rows_of(
+        &self,
+        partition: usize,
+        spec: &AggregateSpec,
+        mut query: HistoryQuery,
+    ) -> Vec<RowPart> {
+        let memory = {
+            let part = read(&self.parts[partition]);
+            let Some(slot) = part.declared.slot_of(spec) else {
+                return Vec::new();
+            };
+            query.aggregate = slot;
+            match query.tier {
+                Tier::Window => part.rows.range(&query),
+                Tier::Hour | Tier::Day => Vec::new(),
+            }
+        };
         let source = self.history(partition);
         if query.tier != Tier::Window {
-            return source.map_or_else(Vec::new, |s| s.rows(query));
+            return source.map_or_else(Vec::new, |s| s.rows(&query));
         }
-        let memory = read(&self.parts[partition]).rows.range(query);
         let Some(source) = source else {
             return memory;
         };
@@ -252,15 +277,13 @@ impl Views {
 
     /// The parts of a row (one of each partition that has any) as one, with what the other partitions
     /// know of it.
-    fn merge(&self, slot: u32, spec: &AggregateSpec, parts: &[(usize, RowPart)]) -> Option<Row> {
+    fn merge(&self, spec: &AggregateSpec, parts: &[(usize, RowPart)]) -> Option<Row> {
         let first = &parts.first()?.1;
-        let key: GroupKey = (slot, first.group.clone());
         let (start, end) = (first.start, first.end);
         let mut merged = Merged::default();
         for (number, part) in self.parts.iter().enumerate() {
             let part = read(part);
-            let counts = part.indexes.get(&key).map(|i| i.counts(start, end));
-            let counts = counts.unwrap_or_default();
+            let counts = part.counts(spec, &first.group, start, end);
             match parts.iter().find(|p| p.0 == number) {
                 Some((_, row)) => merged.add(&counts, row),
                 None => merged.add_empty(&counts, part.now, end),
@@ -274,16 +297,21 @@ impl Views {
     /// **Errors**: none are left, so that the row cannot be told.
     pub(super) fn row(
         &self,
-        slot: u32,
         spec: &AggregateSpec,
         group: &Group,
         start: i64,
         lookups: &mut usize,
     ) -> Result<Option<Row>, NoLookups> {
-        let key = (slot, group.clone());
         let mut parts = Vec::new();
         for (number, part) in self.parts.iter().enumerate() {
-            let here = read(part).rows.get(&key, start).cloned();
+            let (slot, here) = {
+                let part = read(part);
+                let Some(slot) = part.declared.slot_of(spec) else {
+                    continue;
+                };
+                let key = (slot, group.clone());
+                (slot, part.rows.get(&key, start).cloned())
+            };
             if let Some(row) = here {
                 parts.push((number, row));
                 continue;
@@ -307,19 +335,19 @@ impl Views {
             });
             parts.extend(found.into_iter().next().map(|row| (number, row)));
         }
-        Ok(self.merge(slot, spec, &parts))
+        Ok(self.merge(spec, &parts))
     }
 
     /// The first aggregate over the whole fleet.
-    fn default_aggregate(&self) -> Option<(u32, AggregateSpec)> {
+    fn default_aggregate(&self) -> Option<AggregateSpec> {
         let declared = read(&self.declared);
         let found = declared.aggregates.iter().find(|a| a.1.group_by.is_empty());
-        found.cloned()
+        found.map(|a| a.1.clone())
     }
 
     /// The newest windows of the default aggregate, oldest first.
     pub(super) fn newest_completeness(&self) -> Vec<WindowCompleteness> {
-        let Some((slot, spec)) = self.default_aggregate() else {
+        let Some(spec) = self.default_aggregate() else {
             return Vec::new();
         };
         let Some(now) = self.parts.iter().filter_map(|p| read(p).now).max() else {
@@ -327,7 +355,7 @@ impl Views {
         };
         let mut starts: BTreeSet<i64> = BTreeSet::new();
         let newest = HistoryQuery {
-            aggregate: slot,
+            aggregate: 0,
             tier: Tier::Window,
             from: i64::MIN,
             to: i64::MAX,
@@ -337,7 +365,8 @@ impl Views {
             limit: OVERVIEW_WINDOWS,
         };
         for partition in 0..self.parts.len() {
-            starts.extend(self.rows_of(partition, &newest).iter().map(|r| r.start));
+            let rows = self.rows_of(partition, &spec, newest.clone());
+            starts.extend(rows.iter().map(|r| r.start));
         }
         let Some(&newest) = starts.last() else {
             return Vec::new();
@@ -358,25 +387,19 @@ impl Views {
                 .collect();
         }
         let skip = starts.len().saturating_sub(OVERVIEW_WINDOWS);
-        let key: GroupKey = (slot, Group::from([]));
+        let fleet = Group::from([]);
         starts
             .into_iter()
             .skip(skip)
             .map(|start| {
                 let end = start + spec.window;
-                self.counts(&key, start, end).for_window(start, end)
+                let mut sum = Counts::default();
+                for part in &self.parts {
+                    sum.add(&read(part).counts(&spec, &fleet, start, end));
+                }
+                sum.for_window(start, end)
             })
             .collect()
-    }
-
-    fn counts(&self, key: &GroupKey, start: i64, end: i64) -> Counts {
-        let mut sum = Counts::default();
-        for part in &self.parts {
-            if let Some(index) = read(part).indexes.get(key) {
-                sum.add(&index.counts(start, end));
-            }
-        }
-        sum
     }
 
     /// The devices that a window waits for, ascending by id.
@@ -390,7 +413,7 @@ impl Views {
         after: Option<String>,
         limit: usize,
     ) -> Result<Page<Outstanding>, QueryError> {
-        let (slot, spec) = self.spec(aggregate)?;
+        let spec = self.spec(aggregate)?;
         if let Some((key, _)) = group.iter().find(|(k, _)| !spec.group_by.contains(k)) {
             return Err(QueryError::UnknownGroupKey {
                 aggregate: aggregate.to_owned(),
@@ -413,13 +436,30 @@ impl Views {
             });
         }
         let query = OutstandingQuery {
-            aggregate: slot,
+            aggregate: 0,
             group: values.into(),
             start,
             after,
             limit,
         };
-        Ok(self.merge_pages(limit, |s| s.outstanding(&query), |o| o.device.clone()))
+        let ask = |partition: usize, source: &dyn DeviceSource| {
+            let part = self.parts.get(partition)?;
+            let aggregate = read(part).declared.slot_of(&spec)?;
+            Some(source.outstanding(&OutstandingQuery {
+                aggregate,
+                ..query.clone()
+            }))
+        };
+        Ok(self.merge_pages(limit, ask, |o| o.device.clone()))
+    }
+}
+
+impl Part {
+    /// How many devices a window of a group waits for, here.
+    fn counts(&self, spec: &AggregateSpec, group: &Group, start: i64, end: i64) -> Counts {
+        let slot = self.declared.slot_of(spec);
+        let index = slot.and_then(|slot| self.indexes.get(&(slot, group.clone())));
+        index.map(|i| i.counts(start, end)).unwrap_or_default()
     }
 }
 

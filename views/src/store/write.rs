@@ -77,6 +77,14 @@ impl Views {
                 }
             }
         }
+        // Partitions that number differently may use one slot for two: here each has its own.
+        for i in 1..all.aggregates.len() {
+            let (before, rest) = all.aggregates.split_at_mut(i);
+            if before.iter().any(|a| a.0 == rest[0].0) {
+                let greatest = before.iter().chain(rest.iter()).map(|a| a.0).max();
+                rest[0].0 = greatest.unwrap_or_default().saturating_add(1);
+            }
+        }
         *write(&self.declared) = all;
     }
 
@@ -115,7 +123,7 @@ impl Views {
                 }
             }
         }
-        self.mark_rows(changed);
+        self.mark_rows(partition, changed);
     }
 
     /// Forgets for good the windows of an aggregate that start before `start`.
@@ -160,7 +168,7 @@ impl Views {
                 }
             }
         }
-        self.mark_rows(changed);
+        self.mark_rows(partition, changed);
     }
 
     /// Takes ledger, statuses and the newest ingest time of a partition.
@@ -262,12 +270,23 @@ impl Views {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn mark_rows(&self, changed: Vec<(u32, i64, Group)>) {
+    /// Notes rows for the live stream, under the slots that are shown.
+    fn mark_rows(&self, partition: u16, changed: Vec<(u32, i64, Group)>) {
         if changed.is_empty() {
             return;
         }
+        let own = read(&self.parts[usize::from(partition)]).declared.clone();
+        let shown: BTreeMap<u32, u32> = {
+            let declared = read(&self.declared);
+            let slot = |(own, spec): &(u32, AggregateSpec)| Some((*own, declared.slot_of(spec)?));
+            own.aggregates.iter().filter_map(slot).collect()
+        };
         let mut pending = self.pending();
-        for key in changed {
+        for (slot, start, group) in changed {
+            let Some(&slot) = shown.get(&slot) else {
+                continue;
+            };
+            let key = (slot, start, group);
             if pending.rows.len() >= CHANGES_MAX && !pending.rows.contains(&key) {
                 pending.dropped += 1;
             } else {
