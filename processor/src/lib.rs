@@ -5,7 +5,6 @@
 //! gives each partition a thread that follows the log, writes the views, saves checkpoints and hands
 //! notices to the durable [`outbox`], from which [`webhook`] delivers them.
 
-#[path = "engine/mod.rs"]
 pub mod core;
 pub mod outbox;
 pub mod runtime;

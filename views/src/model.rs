@@ -344,6 +344,12 @@ pub struct ClockReport {
     pub quality: &'static str,
     /// Its own estimate of the error, milliseconds; none = unknown.
     pub error_ms: Option<u32>,
+    /// Its clock minus the server's at its newest transmission, milliseconds. It contains the delay of the
+    /// network.
+    pub offset_ms: Option<i64>,
+    /// Whether that is more than a minute: event times are off by as much, unless `quality` is `none`, where
+    /// they were corrected.
+    pub off: bool,
 }
 
 /// One device.

@@ -408,7 +408,7 @@ impl Partition {
             max: pane.max.value,
             min_at: (numeric && with_extremes).then(|| origin(&pane.min)),
             max_at: (numeric && with_extremes).then(|| origin(&pane.max)),
-            distinct: pane.devices.len() as u64,
+            distinct: pane.devices.len(),
             values: pane.values.as_deref().cloned().map(std::sync::Arc::new),
             quantiles: pane.quantiles.as_deref().cloned().map(std::sync::Arc::new),
             late_events,

@@ -53,10 +53,6 @@ pub(crate) fn put_u32s(out: &mut Vec<u8>, numbers: &[u32]) {
     put_all(out, numbers.len(), numbers.iter().copied());
 }
 
-pub(crate) fn put_u64s(out: &mut Vec<u8>, numbers: &[u64]) {
-    put_all(out, numbers.len(), numbers.iter().copied());
-}
-
 pub(crate) fn put_i64s(out: &mut Vec<u8>, numbers: &[i64]) {
     put_all(out, numbers.len(), numbers.iter().copied());
 }

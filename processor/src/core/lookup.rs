@@ -1,6 +1,6 @@
 //! Answers about devices, from the state.
 
-use event::{ClockState, Value};
+use event::Value;
 use views::completeness::DORMANT_AFTER;
 use views::model::{
     Backlog, ClockReport, Device as DeviceModel, LastValue, Outstanding, Point, Scalar, Time,
@@ -16,13 +16,6 @@ fn scalar(value: &Value) -> Scalar {
         Value::Number(n) => Scalar::Number(*n),
         Value::Bool(b) => Scalar::Bool(*b),
         Value::Text(t) => Scalar::Text(t.to_string()),
-    }
-}
-
-fn clock(state: ClockState) -> ClockReport {
-    ClockReport {
-        quality: state.quality.as_str(),
-        error_ms: (state.error_ms != u32::MAX).then_some(state.error_ms),
     }
 }
 
@@ -64,8 +57,18 @@ impl Partition {
             attributes,
             values,
             backlog: self.backlog(device.agent),
-            clock: self.agents.clock(device.agent).map(clock),
+            clock: self.clock_report(device.agent),
         }
+    }
+
+    fn clock_report(&self, agent: u32) -> Option<ClockReport> {
+        let state = self.agents.clock(agent)?;
+        Some(ClockReport {
+            quality: state.quality.as_str(),
+            error_ms: (state.error_ms != u32::MAX).then_some(state.error_ms),
+            offset_ms: self.agents.offset(agent).map(|us| us / 1000),
+            off: self.agents.hot(agent).clock_off(),
+        })
     }
 
     fn backlog(&self, agent: u32) -> Option<Backlog> {

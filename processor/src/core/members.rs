@@ -93,11 +93,6 @@ impl Members {
         }
     }
 
-    /// How many devices belong here now.
-    pub(crate) fn devices(&self) -> u64 {
-        self.devices
-    }
-
     fn bucket(&self, t: i64) -> i64 {
         t.div_euclid(self.hop)
     }
@@ -324,13 +319,13 @@ impl Profiles {
 
     /// A device of `agent` leaves `old` and joins `new`: lists of (group, since, seconds since 2020), ascending
     /// by group. `members` gives the group, `changed` is told of every group that is not as before.
-    pub(crate) fn change<'g>(
+    pub(crate) fn change(
         &mut self,
         agent: u32,
         old: &[(u32, u32)],
         new: &[(u32, u32)],
         agents: &Agents,
-        groups: &'g mut [super::group::Group],
+        groups: &mut [super::group::Group],
         mut changed: impl FnMut(u32),
     ) {
         if old == new {

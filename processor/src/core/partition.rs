@@ -145,6 +145,16 @@ impl Partition {
         }
     }
 
+    /// Memory that grows with the fleet, bytes, about: tables, panes, and what waits for a checkpoint.
+    pub fn memory(&self) -> usize {
+        let cells = self.cells.iter().flat_map(|c| &c.content);
+        self.agents.memory()
+            + self.registry.memory()
+            + self.outbox.memory()
+            + self.cells.capacity() * size_of::<Cell>()
+            + cells.map(|pane| pane.bytes()).sum::<usize>()
+    }
+
     /// The aggregate in a slot.
     #[inline]
     pub(crate) fn aggregate(&self, slot: u32) -> Option<&Aggregate> {

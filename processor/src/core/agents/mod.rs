@@ -90,15 +90,6 @@ impl Agents {
         Some(number)
     }
 
-    /// The number of one that is there.
-    pub(crate) fn find(&self, name: &str, plain: bool) -> Option<u32> {
-        if plain {
-            self.names.find(&format!("{PLAIN_MARK}{name}"))
-        } else {
-            self.names.find(name)
-        }
-    }
-
     /// Its id.
     pub(crate) fn name(&self, n: u32) -> &str {
         let name = self.names.get(n);

@@ -68,6 +68,7 @@ impl DeviceSet {
     }
 
     /// Whether no device is in it.
+    #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
         matches!(&self.0, Form::Few(few) if few.is_empty())
     }
@@ -90,6 +91,7 @@ impl DeviceSet {
     }
 
     /// The devices, ascending.
+    #[cfg(test)]
     pub(crate) fn iter(&self) -> impl Iterator<Item = u32> {
         let (few, many) = match &self.0 {
             Form::Few(few) => (few.as_slice(), None),

@@ -4,7 +4,6 @@
 //! No clock, no randomness, no I/O, no threads, no iteration over hash maps, no sums of doubles. Time is
 //! the block's ingest time; aggregates and rules come through the log. `tests/tidy.rs` of the workspace
 //! keeps these bans.
-#![allow(dead_code)]
 
 mod agents;
 mod aggregate;

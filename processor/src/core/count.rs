@@ -232,9 +232,8 @@ impl Partition {
 
     /// Remembers the groups of a device that is about to change.
     fn touch(&mut self, device: u32, s: &mut Scratch) {
-        if !s.touched.contains_key(&device) {
-            let groups = self.memberships(device);
-            s.touched.insert(device, groups);
+        if let std::collections::btree_map::Entry::Vacant(place) = s.touched.entry(device) {
+            place.insert(self.memberships(device));
         }
     }
 
@@ -428,10 +427,8 @@ impl Partition {
                     if self.attribute_event(columns, i, s.pairs[p], s) {
                         // Its class is another one: series and groups are to be found again.
                         let device = s.pairs[p].device;
-                        for q in 0..s.pairs.len() {
-                            if s.pairs[q].device == device {
-                                placed[q] = false;
-                            }
+                        for (pair, placed) in s.pairs.iter().zip(&mut placed) {
+                            *placed &= pair.device != device;
                         }
                     }
                     continue;

@@ -146,6 +146,7 @@ impl Hot {
     }
 
     /// Whether a rollback or clone was seen at some time (P4).
+    #[cfg(test)]
     pub(crate) fn irregular(&self) -> bool {
         self.has(IRREGULAR)
     }
