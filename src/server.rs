@@ -163,6 +163,10 @@ pub async fn serve(
             () = tokio::time::sleep(START_RETRY) => {}
         }
     }
+    let rules = declaration.rules.iter();
+    let rules = rules.filter_map(|r| serde_json::from_str(r).ok());
+    page.views
+        .expect(declaration.aggregates.clone(), rules.collect());
     let failed = CancellationToken::new();
     let processor = {
         let (log, views, failed) = (log.clone(), page.views.clone(), failed.clone());

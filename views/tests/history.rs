@@ -399,6 +399,8 @@ fn a_change_shows_from_the_first_partition_on_until_the_last() {
         group: [].into(),
         ..part(Tier::Window, "", 0, 1)
     };
+    views.expect(vec![spec("zero")], Vec::new());
+    assert_eq!(names(), ["zero"]);
     for partition in 0..2 {
         views.declare(partition, vec![(0, spec("one"))], Vec::new());
         views.put_rows(partition, vec![row(0)]);

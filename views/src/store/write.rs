@@ -38,6 +38,16 @@ impl Views {
         })
     }
 
+    /// Says what is going to be computed, as the configuration has it: shown until the first partition has
+    /// caught up and says what it computes. No rows belong to it.
+    pub fn expect(&self, aggregates: Vec<AggregateSpec>, rules: Vec<serde_json::Value>) {
+        let mut declared = write(&self.declared);
+        if declared.aggregates.is_empty() && declared.rules.is_empty() {
+            let aggregates = (0..).zip(aggregates).collect();
+            *declared = Declared { aggregates, rules };
+        }
+    }
+
     /// Says what a partition computes: aggregates by their slots, and rules. Rows of a slot that it no longer
     /// computes, or that has another meaning now, are dropped.
     ///
