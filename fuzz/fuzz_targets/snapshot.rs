@@ -5,5 +5,5 @@ use libfuzzer_sys::fuzz_target;
 use processor::core::Partition;
 
 fuzz_target!(|data: &[u8]| {
-    let _ = Partition::restore(data, std::iter::empty());
+    let _ = Partition::restore(data);
 });
