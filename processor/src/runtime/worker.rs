@@ -178,7 +178,6 @@ impl Worker {
             self.checkpoint_if_due();
         }
         self.state().publish(&mut seen);
-        seen.declared = None;
         self.publish(seen, stop);
         caught_up();
         loop {
