@@ -414,6 +414,12 @@ mod tests {
             record: vec![TAG_TICK],
         };
         written(Record::Release(release), "0f 07 ff 88 7a 01 05");
+        let keep = Retention {
+            panes: 1_000_000,
+            hours: 2_000_000,
+            days: 3_000_000,
+        };
+        written(Record::Retain(keep), "10 80 89 7a 80 92 f4 01 80 9b ee 02");
     }
 
     #[test]
@@ -441,6 +447,10 @@ mod tests {
             id: 1,
             shift: 0,
             record: vec![TAG_RELEASE, 1, 0, 0],
+        }));
+        invalid(Record::Retain(Retention {
+            hours: 0,
+            ..Retention::default()
         }));
         invalid(Record::Plain(Plain {
             device: DeviceId::new("d").unwrap(),

@@ -6,7 +6,7 @@ use event::{
     Ack, AgentId, AggregateSpec, BatchHeader, Body, ClockState, Columns, Command, Declaration,
     DeviceChange, DeviceId, EventTime, Gap, GapReason, Held, Incarnation, IngestTime, Lineage,
     MetricName, Plain, PlainSample, Record, RecordRef, RefusalReason, Refused, RefusedRange,
-    Release, Sample, SeqRange, Status, StatusRecord, TimeRange, Value,
+    Release, Retention, Sample, SeqRange, Status, StatusRecord, TimeRange, Value,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -185,6 +185,7 @@ fn record() -> impl Strategy<Value = Record> {
         1 => ".{0,20}".prop_map(Record::SetRule),
         1 => ".{0,20}".prop_map(Record::RemoveRule),
         1 => Just(Record::Decommission(device())),
+        1 => Just(Record::Retain(Retention::default())),
     ]
 }
 
