@@ -1,5 +1,6 @@
 //! The server binary: read what was asked, configure, start the roles, announce, wait, drain.
 
+mod bench;
 mod clock;
 mod config;
 mod control;
@@ -36,6 +37,9 @@ enum Command {
     Simulate(Box<simulator::cli::Args>),
     /// Compare a server's windows with the truth of a simulated run
     Verify(simulator::cli::VerifyArgs),
+    /// Measure this machine
+    #[command(subcommand)]
+    Bench(bench::Command),
     /// Look at the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -159,6 +163,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
                 ExitCode::FAILURE
             })
         }),
+        Command::Bench(command) => bench::run(command),
         Command::Config(ConfigCommand::Check(args)) => {
             config::load(args.config.as_deref())?.declaration()?;
             print("configuration is right\n");

@@ -1,0 +1,47 @@
+//! Figures of this machine: what the engine does with a large fleet, without network and without disks in
+//! the measured time.
+
+mod args;
+mod check;
+mod fleet;
+mod measure;
+mod report;
+mod run;
+mod store;
+mod traffic;
+
+use std::process::ExitCode;
+
+use clap::Subcommand;
+
+/// What can be measured.
+#[derive(Subcommand)]
+pub enum Command {
+    /// The engine of the processor on one thread: events per CPU-second, memory, checkpoints
+    ///
+    /// A simulated fleet sends encoded batches straight into the partitions' state machines. Measured is the
+    /// CPU time of their steps (decoding included); making batches and writing checkpoints is not in it.
+    /// Checkpoints go to a real state store in a temporary folder, which is removed at the end.
+    Engine(args::Args),
+}
+
+/// Measures and prints.
+///
+/// **Errors**: the store failed. Wrong arguments are told on stderr and give exit code 2.
+pub fn run(command: Command) -> anyhow::Result<ExitCode> {
+    let Command::Engine(args) = command;
+    let plan = match args.plan() {
+        Ok(plan) => plan,
+        Err(error) => {
+            // Nothing can be done about a closed stderr.
+            let _ = error.print();
+            return Ok(ExitCode::from(2));
+        }
+    };
+    let report = run::run(&plan)?;
+    crate::print(&report);
+    if args.json {
+        crate::print(format_args!("{}\n", serde_json::to_string(&report)?));
+    }
+    Ok(ExitCode::SUCCESS)
+}
