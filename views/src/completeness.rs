@@ -211,8 +211,8 @@ impl CompletenessIndex {
         // done ones and can be taken off.
         let mut complete = self.done.at_or_above(end_s).saturating_sub(not_yet_known);
         let heard_after = (start - DORMANT_AFTER).div_euclid(HOUR) * (HOUR / SECOND);
-        let dormant =
-            (self.heard.total() - self.heard.at_or_above(heard_after)).min(known - complete.min(known));
+        let dormant = (self.heard.total() - self.heard.at_or_above(heard_after))
+            .min(known - complete.min(known));
         for p in &self.past {
             if p.join < end && p.leave > start {
                 known += 1;

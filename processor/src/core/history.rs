@@ -23,6 +23,11 @@ fn tier_code(tier: Tier) -> u8 {
     }
 }
 
+/// A pane, if it is one of those of a window.
+fn pane_of(first: i64, panes: i64, at: i64) -> Option<i64> {
+    (first..first + panes).contains(&at).then_some(at)
+}
+
 impl Partition {
     /// Keys of the state store's rows that the window has a part in.
     pub fn window_keys(&self, group: u32, pane: i64) -> Vec<Vec<u8>> {
@@ -83,10 +88,11 @@ impl Partition {
             rows.insert((p, group), row);
         }
         self.add_hot(
+            &[group],
             owner.slot,
             0,
             hop,
-            |g, at| (g == group).then_some(at),
+            |_, at| pane_of(pane, panes, at),
             &mut rows,
         );
         self.window_of(group, pane, panes, &rows)
@@ -108,6 +114,7 @@ impl Partition {
     /// Adds what is hot. `wanted` gives the place of a pane of a group.
     fn add_hot(
         &self,
+        groups: &[u32],
         slot: u32,
         tier: u8,
         length: i64,
@@ -118,7 +125,7 @@ impl Partition {
             return;
         };
         let order = self.registry.order();
-        for &number in &self.active {
+        for &number in groups {
             let group = &self.groups[number as usize];
             if group.slot != slot {
                 continue;
@@ -251,7 +258,14 @@ impl Partition {
             let start = at * length;
             ((horizon..last).contains(&start) && known(group)).then_some(at)
         };
-        self.add_hot(query.aggregate, tier, length, wanted, &mut rows);
+        self.add_hot(
+            &self.active,
+            query.aggregate,
+            tier,
+            length,
+            wanted,
+            &mut rows,
+        );
         let mut starts: Vec<(i64, u32)> = rows
             .keys()
             .flat_map(|&(at, group)| (at - panes + 1..=at).map(move |at| (at, group)))
