@@ -1,5 +1,6 @@
 //! What is asked, checked.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use clap::CommandFactory;
@@ -64,7 +65,8 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     scratch: Option<PathBuf>,
     /// Also write every event (events.csv) and every window, hour and day that came of them (windows.csv)
-    /// into this folder, for tests/oracle/duckdb_check.py
+    /// into this folder, for tests/oracle/duckdb_check.py. Windows then have sums too, and half-way through all
+    /// partitions are saved and recovered
     #[arg(long, value_name = "DIR")]
     check: Option<PathBuf>,
     /// Print one JSON object as the last line
@@ -175,19 +177,22 @@ impl Plan {
 
     /// The one aggregate and the one rule.
     pub fn declaration(&self) -> Declaration {
-        let functions = [
+        let mut functions = BTreeSet::from([
             Function::Count,
             Function::Min,
             Function::Max,
             Function::DistinctDevices,
-        ];
+        ]);
+        if self.check.is_some() {
+            functions.insert(Function::Sum);
+        }
         let aggregate = AggregateSpec {
             name: "by_site".to_owned(),
             metric: event::aggregate::ALL_METRICS.to_owned(),
             group_by: vec!["site".to_owned(), "metric".to_owned()],
             window: if self.hop { 60 } else { 10 } * SECOND,
             hop: 10 * SECOND,
-            functions: functions.into(),
+            functions,
         };
         let rule = r#"{"name":"hot","metric":"temperature","raise":80,"clear":75}"#;
         Declaration {

@@ -101,6 +101,7 @@ pub fn run(plan: &Plan) -> anyhow::Result<Report> {
         None => tempfile::tempdir()?,
     };
     let mut check = plan.check.as_deref().map(Check::create).transpose()?;
+    let check_is_wanted = check.is_some();
     let mut nobody = ();
     let mut traffic = Traffic::new(plan)?;
     let store = Store::open(scratch.path(), plan.partitions)?;
@@ -125,7 +126,14 @@ pub fn run(plan: &Plan) -> anyhow::Result<Report> {
     tracing::info!("{} events are measured", plan.events);
     let mut steady = Phase::default();
     let measured_from = second;
+    let mut half = check_is_wanted.then_some(plan.events / 2);
     while steady.events < plan.events {
+        if half.is_some_and(|half| steady.events >= half) {
+            half = None;
+            engine.tick(second * SECOND);
+            engine.save_all()?;
+            recover(&mut engine, true)?;
+        }
         engine.take(second * SECOND, &traffic.second(sink)?, &mut steady)?;
         second += 1;
     }
@@ -136,7 +144,7 @@ pub fn run(plan: &Plan) -> anyhow::Result<Report> {
     tracing::info!("checkpoint and recovery");
     engine.tick(second * SECOND);
     let last = engine.save_all()?;
-    let recovery = recover(&mut engine, check.is_some())?;
+    let recovery = recover(&mut engine, check_is_wanted)?;
 
     tracing::info!("reading back");
     let (machine, cores) = machine();

@@ -18,3 +18,5 @@ mod kill;
 mod late;
 
 mod alerts;
+
+mod engine;
