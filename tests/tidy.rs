@@ -20,6 +20,17 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("dashboard", &["event", "views"]),
     ("simulator", &["event"]),
     ("tests/model", &[]),
+    (
+        "harness",
+        &[
+            "edge-agent",
+            "event",
+            "ingest",
+            "processor",
+            "rules",
+            "views",
+        ],
+    ),
 ];
 
 /// Third-party crates that only some may use: only these know MQTT, HTTP or the storage engine.
@@ -28,7 +39,8 @@ const ONLY: &[(&str, &[&str])] = &[
     ("rumqttd", &["ingest"]),
     ("mqtt-protocol-core", &["ingest"]),
     ("axum", &["dashboard"]),
-    ("redb", &["edge-agent", "eventlog"]),
+    // The harness gives the real buffer a disk in memory.
+    ("redb", &["edge-agent", "eventlog", "harness"]),
     ("reqwest", &["processor"]),
 ];
 

@@ -35,7 +35,7 @@ mod intake;
 
 mod append;
 
-mod acks;
+pub mod acks;
 mod refusals;
 
 mod ticker;

@@ -1,0 +1,177 @@
+//! What each fault does when it strikes.
+
+use crate::disk::Image;
+use crate::matrix::Fault;
+use crate::node::Node;
+use crate::rng::Rng;
+use crate::scenario::{DAY, HOUR, MINUTE, SECOND, START};
+use crate::world::{Happening, World};
+
+const YEAR: i64 = 365 * DAY;
+
+impl World {
+    /// A fault strikes a machine, or the cloud while it deals with that machine.
+    pub(crate) fn strike(&mut self, fault: Fault, n: usize) -> Result<(), String> {
+        let pause = self.rng.range(SECOND, 20 * MINUTE);
+        match fault {
+            // Faults of messages are dealt with where there is one.
+            Fault::Loss | Fault::Duplicate | Fault::Delay | Fault::HeldBack | Fault::Garbled => {}
+            Fault::Drop => self.drop_connection(n, pause),
+            Fault::Kill => {
+                let image = self.nodes[n].disk.seen();
+                self.die(n, image, pause);
+            }
+            Fault::PowerCut => {
+                let image = self.nodes[n].disk.after_power_cut(&mut self.rng);
+                self.die(n, image, pause);
+            }
+            Fault::Stop => self.stop(n, pause)?,
+            Fault::DiskFull => self.fill_disk(n),
+            Fault::Damage => {
+                let mut image = self.nodes[n].disk.seen();
+                let places = self.damage(n, &mut image);
+                self.say(|| format!("{places} chunks damaged"));
+                self.die(n, image, pause);
+            }
+            Fault::Wipe => {
+                self.suspect(n, fault);
+                self.die(n, Image::default(), pause);
+            }
+            Fault::Rollback => {
+                let images = &self.nodes[n].images;
+                let at = self.rng.below(images.len() as u64) as usize;
+                let image = images.get(at).cloned().unwrap_or_default();
+                self.suspect(n, fault);
+                self.die(n, image, pause);
+            }
+            Fault::Clone => {
+                let image = self.nodes[n].disk.certain();
+                self.suspect(n, fault);
+                let rng = Rng::new(self.seed, 1000 + self.nodes.len() as u64);
+                let twin = Node::clone_from_image(&self.nodes[n], image, rng);
+                let at = self.nodes.len();
+                let starts = twin.starts;
+                self.nodes.push(twin);
+                self.plan(self.now + pause, Happening::Start(at, starts));
+                self.plan(self.now + pause, Happening::Round(at));
+            }
+            Fault::ClockHour => self.misset_clock(n, HOUR),
+            Fault::ClockDecade => self.misset_clock(n, 10 * YEAR),
+            Fault::Clock1970 => {
+                self.set_clock(n, -(START - DAY));
+                let at = self.now + self.rng.range(5 * MINUTE, HOUR);
+                self.plan(at, Happening::ClockRight(n));
+            }
+            Fault::IngestCrash => self.ingest_down(pause.min(2 * MINUTE)),
+            Fault::IngestOutage => {
+                let pause = self.rng.range(2 * MINUTE, 30 * MINUTE);
+                self.ingest_down(pause);
+            }
+            Fault::LogFull => {
+                self.front.log_full = true;
+                self.plan(self.now + pause, Happening::LogRoom);
+            }
+            Fault::ProcessorCrash => self.processor_down(pause),
+            Fault::CheckpointFails => self.processing.fails = true,
+            Fault::Rules => {
+                self.declared.rules = self
+                    .rng
+                    .pick::<&[usize]>(&[&[0, 1], &[0, 1, 2], &[1, 2, 3], &[2, 1, 0]])
+                    .to_vec();
+                self.declare();
+            }
+            Fault::Aggregates => {
+                self.declared.plans = self
+                    .rng
+                    .pick::<&[usize]>(&[&[0, 1, 2, 3], &[2, 1, 0], &[0, 3], &[1, 2]])
+                    .to_vec();
+                self.declare();
+            }
+        }
+        Ok(())
+    }
+
+    fn suspect(&mut self, n: usize, fault: Fault) {
+        let agent = self.nodes[n].agent;
+        self.oracle.suspect(agent, self.now, fault);
+    }
+
+    /// The connection is gone; half of what is on its way goes with it.
+    pub(crate) fn drop_connection(&mut self, n: usize, pause: i64) {
+        let node = &mut self.nodes[n];
+        if let Some(core) = &mut node.core {
+            core.disconnected();
+        }
+        node.epoch += 1;
+        let epoch = node.epoch;
+        self.plan(self.now + pause, Happening::Connect(n, epoch));
+    }
+
+    fn stop(&mut self, n: usize, pause: i64) -> Result<(), String> {
+        let now = self.now;
+        let node = &mut self.nodes[n];
+        let wall = node.wall(now);
+        let Some(core) = node.core.take() else {
+            return Ok(());
+        };
+        // What its sources have given is stored first, as the keeper does; a full disk keeps it from that.
+        if let Err(error) = core.close(wall)
+            && !error.is_disk_full()
+        {
+            return Err(format!("{} does not stop: {error:?}", node.id));
+        }
+        let image = node.disk.seen();
+        self.die(n, image, pause);
+        Ok(())
+    }
+
+    pub(crate) fn fill_disk(&mut self, n: usize) {
+        self.nodes[n].disk.set_full(true);
+        self.nodes[n].disk.set_reserve(0);
+        let at = self.now + self.rng.range(10 * MINUTE, HOUR);
+        self.plan(at, Happening::Room(n));
+    }
+
+    /// Damages every chunk of one of the agent's lives. Returns how many places of the image.
+    fn damage(&mut self, n: usize, image: &mut Image) -> usize {
+        let node = &self.nodes[n];
+        // A chunk begins as a batch does: version, agent, incarnation.
+        let mut places = 0;
+        for life in node.lives.iter().rev().take(2) {
+            let id = node.id.as_str().as_bytes();
+            let mut pattern = vec![event::batch::VERSION, id.len() as u8];
+            pattern.extend_from_slice(id);
+            put_varint(&mut pattern, u64::from(life.no));
+            put_varint(&mut pattern, life.rand);
+            places += image.damage(&pattern, pattern.len() + 2);
+        }
+        places
+    }
+
+    fn misset_clock(&mut self, n: usize, by: i64) {
+        let offset = if self.rng.chance(500) { by } else { -by };
+        self.set_clock(n, offset);
+        let at = self.now + self.rng.range(5 * MINUTE, HOUR);
+        self.plan(at, Happening::ClockRight(n));
+    }
+
+    /// Sets a machine's clock. What its sensors gave until now carries the old time.
+    pub(crate) fn set_clock(&mut self, n: usize, offset: i64) {
+        let until = self.now.min(self.size.end());
+        let node = &mut self.nodes[n];
+        if node.core.is_some() {
+            node.read_sensors(until);
+        } else {
+            node.skip_sensors(self.now);
+        }
+        node.offset = offset;
+    }
+}
+
+fn put_varint(out: &mut Vec<u8>, mut n: u64) {
+    while n >= 0x80 {
+        out.push(n as u8 | 0x80);
+        n >>= 7;
+    }
+    out.push(n as u8);
+}
