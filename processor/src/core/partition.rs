@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use event::{Columns, DecodeError, Record, RecordRef, RefusalReason, Retention, Value};
+use event::{Columns, DecodeError, EventTime, Record, RecordRef, RefusalReason, Retention, Value};
 use rustc_hash::FxHashMap;
 use views::Group as GroupValues;
 use views::model::{Incident, QuarantineItem, Time, Totals};
@@ -19,7 +19,7 @@ use super::flush::Scan;
 use super::group::Group;
 use super::held::Held;
 use super::members::Profiles;
-use super::registry::Registry;
+use super::registry::{Registry, TIME_MIN};
 use super::windows::Cell;
 
 /// How large a partition is.
@@ -290,6 +290,18 @@ impl Partition {
                     let id = self.hold(raw, &events, name, reason, fx);
                     self.quarantine(reason, id, Some(name), message.clone(), count - old, fx);
                     self.incident(name, message, fx);
+                    // Set aside is not counted: a window without them must not pass for complete.
+                    let columns = &mut self.scratch.columns;
+                    let earliest = match body.decode_into(columns) {
+                        // No window is of a time before the first possible one.
+                        Ok(()) => {
+                            let times = columns.times.iter().skip(old as usize);
+                            times.filter(|t| t.saturating_add(shift) >= TIME_MIN).min()
+                        }
+                        Err(_) => None,
+                    };
+                    let earliest = earliest.copied().map(EventTime);
+                    self.agents.take_fork(number, &header, earliest, self.now);
                 }
                 Fresh::NoRoom => {
                     let what = "incarnations or holes in the numbering of this agent";

@@ -121,6 +121,8 @@ impl<'a> Agent<'a> {
             return Some(i);
         }
         if lives.len() >= LIVES_MAX {
+            self.follow_tellers();
+            let lives = &self.more.lives;
             let oldest = lives.iter().position(|l| l.abandoned)?;
             let life = self.more.lives.remove(oldest);
             // Up to here all have come; what may come beyond is set aside, not taken for a duplicate.
@@ -187,7 +189,7 @@ impl<'a> Agent<'a> {
             conflict = self.take_word(i, said);
         }
         for gap in &header.gaps {
-            self.take_gap(gap, said);
+            conflict = self.take_gap(gap, said).or(conflict);
         }
         if let Some(range) = header.unclean {
             let (from, to) = (said.time(range.from), said.time(range.to));
@@ -199,8 +201,20 @@ impl<'a> Agent<'a> {
             }
         }
         conflict = self.contradicted(said).or(conflict);
+        self.follow_tellers();
         self.progress();
         conflict
+    }
+
+    /// Events of a closed life came from beyond its end and were set aside, the earliest of the time `earliest`
+    /// if that is known: the life was another one for a while, and may have held more than it sent. Up to when
+    /// is unknown, so up to now.
+    pub(super) fn take_fork(&mut self, said: &Said, earliest: Option<EventTime>) {
+        let watermark = said.watermark();
+        let from = earliest.map_or(watermark, |t| watermark.min(said.time(t)));
+        let to = said.ingest.saturating_sub(1).max(from);
+        losses::add(&mut self.rare.losses, from, to);
+        self.hot.set_irregular();
     }
 
     /// Backlog, clock and promise of the newest transmission.
@@ -219,18 +233,20 @@ impl<'a> Agent<'a> {
         }
     }
 
-    fn take_gap(&mut self, gap: &Gap, said: &Said) {
+    fn take_gap(&mut self, gap: &Gap, said: &Said) -> Option<Conflict> {
         let (from, to) = (said.time(gap.time.from), said.time(gap.time.to));
         losses::add(&mut self.rare.losses, from, to);
-        if self.rare.tombstones.end(gap.incarnation).is_none()
-            && let Some(i) = self.life(gap.incarnation)
-        {
+        if let Some(end) = self.rare.tombstones.end(gap.incarnation) {
+            return self.gap_beyond(gap, end, said);
+        }
+        if let Some(i) = self.life(gap.incarnation) {
             let lost = &mut self.more.lives[i].lost;
             if lost.len() < RANGES_MAX || lost.touches(gap.from, gap.to) {
                 lost.insert(gap.from, gap.to);
                 self.close_if_done(i);
             }
         }
+        None
     }
 
     /// Lineage is told until it is acked and then no more: what cannot be closed yet is remembered.
@@ -244,6 +260,8 @@ impl<'a> Agent<'a> {
         if other || life.highest() > entry.last_seq {
             return self.contradict(i, entry.last_seq, said);
         }
+        self.speak_for(i, said.header.incarnation);
+        let life = &mut self.more.lives[i];
         life.last = Some(entry.last_seq);
         // An entry that was overtaken by a newer one does not take that back.
         life.done |= !entry.held;

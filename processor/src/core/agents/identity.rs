@@ -6,7 +6,7 @@
 //! declared lost and holds nobody back. While two copies go on talking, all of that time is one stretch of
 //! loss: nobody can say which of them is the device. Their events differ in incarnation or seq and all count.
 
-use event::{Incarnation, Lineage};
+use event::{Gap, Incarnation, Lineage};
 use smallvec::SmallVec;
 
 use super::agent::{Agent, Said};
@@ -52,6 +52,12 @@ impl Agent<'_> {
         }
         life.abandoned = false;
         life.heard = said.ingest;
+        // Who was given up by this very word does not take the speaker with it.
+        if let Some(teller) = life.teller
+            && self.is_given_up(teller)
+        {
+            self.more.lives[i].teller = None;
+        }
         conflict.or_else(|| self.rivals(i, said))
     }
 
@@ -108,7 +114,7 @@ impl Agent<'_> {
     fn rivals(&mut self, i: usize, said: &Said) -> Option<Conflict> {
         let own = &self.more.lives[i];
         // A life that has a successor is past, whatever of it is still under way.
-        if own.last.is_some() {
+        if own.past() {
             return None;
         }
         let own = own.incarnation;
@@ -116,7 +122,7 @@ impl Agent<'_> {
         let mut both: SmallVec<[Incarnation; 2]> = SmallVec::new();
         let mut lossy = false;
         for life in &mut self.more.lives {
-            if life.incarnation == own || life.last.is_some() || !life.counts() {
+            if life.incarnation == own || life.past() || !life.counts() {
                 continue;
             }
             lossy = true;
@@ -179,7 +185,7 @@ impl Agent<'_> {
     /// A life whose end is in doubt: it stays open, for its events count, but is not waited for.
     fn forsake(&mut self, i: usize, said: &Said, to: i64) {
         let life = &mut self.more.lives[i];
-        (life.last, life.done) = (None, false);
+        (life.last, life.done, life.teller) = (None, false, None);
         let old = life.incarnation;
         self.declare_lossy(said, to, |l| l == old);
     }
@@ -202,6 +208,20 @@ impl Agent<'_> {
         Some(conflict)
     }
 
+    /// Of a closed life that ended at `end`, more was numbered and lost: as telling as an event from there.
+    pub(super) fn gap_beyond(&mut self, gap: &Gap, end: u64, said: &Said) -> Option<Conflict> {
+        if gap.to <= end {
+            return None;
+        }
+        self.take_fork(said, Some(gap.time.from));
+        let (old, last) = (gap.incarnation, gap.to);
+        self.tell(old, said.header.incarnation, || {
+            format!(
+                "event {last} of incarnation {old} was lost, which is beyond its end {end}: {WHY}"
+            )
+        })
+    }
+
     /// The agent is lossy from here: some lives are not waited for any more, and what they may have held is
     /// lost, up to the time `to`. Without any such, it is what came after all that is known.
     fn declare_lossy(&mut self, said: &Said, to: i64, gone: impl Fn(Incarnation) -> bool) {
@@ -220,6 +240,39 @@ impl Agent<'_> {
         let conflicts = self.more.conflicts.get_or_insert_default();
         (conflicts.from, conflicts.since) = (from, to);
         self.hot.set_irregular();
+    }
+
+    /// `teller` says that the life at `i` was before it in its buffer.
+    pub(super) fn speak_for(&mut self, i: usize, teller: Incarnation) {
+        let given_up = self.is_given_up(teller);
+        // A closed life has a successor that knows more.
+        let closed = self.rare.tombstones.end(teller).is_some();
+        let life = &mut self.more.lives[i];
+        if !given_up && !closed {
+            life.teller = Some(teller);
+        } else if given_up && life.tx_no == 0 && life.last.is_none() {
+            // Heard of from nobody else: it goes where its teller went. Its first word may be under way and
+            // would else be waited for by a watermark that no later word ever moves.
+            life.abandoned = true;
+        }
+    }
+
+    /// Who was last spoken for by a life that is given up by now is given up with it: the two had one buffer,
+    /// and the loss that was declared for the one covers both.
+    pub(super) fn follow_tellers(&mut self) {
+        let next = |a: &Self| {
+            let mut lives = a.more.lives.iter();
+            lives.position(|l| l.teller.is_some_and(|t| a.is_given_up(t)))
+        };
+        while let Some(i) = next(self) {
+            let life = &mut self.more.lives[i];
+            (life.teller, life.abandoned) = (None, true);
+        }
+    }
+
+    fn is_given_up(&self, incarnation: Incarnation) -> bool {
+        let mut lives = self.more.lives.iter();
+        lives.any(|l| l.incarnation == incarnation && l.abandoned)
     }
 
     /// The conflict of a pair, once.

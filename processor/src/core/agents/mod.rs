@@ -20,7 +20,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 
-use event::{BatchHeader, ClockState, Held, Incarnation};
+use event::{BatchHeader, ClockState, EventTime, Held, Incarnation};
 use smallvec::SmallVec;
 
 use self::agent::{Agent, Said};
@@ -175,6 +175,24 @@ impl Agents {
             }
         }
         self.with(n, |agent| agent.take_range(e_inc, first, last))
+    }
+
+    /// Takes that events of a batch were set aside as a fork: from the watermark, or from the earliest of them
+    /// if that is earlier, to the ingest time the agent is lossy (P4). Without a time, as of a body that does
+    /// not decode, the watermark is all that is known.
+    pub(crate) fn take_fork(
+        &mut self,
+        n: u32,
+        header: &BatchHeader,
+        earliest: Option<EventTime>,
+        ingest: i64,
+    ) {
+        let said = Said {
+            header,
+            ingest,
+            shift: self.correction(n, header, ingest),
+        };
+        self.with(n, |agent| agent.take_fork(&said, earliest));
     }
 
     /// Takes what a header says of the agent itself (P2-P5), after its events were taken.

@@ -71,6 +71,8 @@ pub(super) struct Life {
     pub(super) last: Option<u64>,
     /// A successor said that nothing of it is held any more.
     pub(super) done: bool,
+    /// The newest life that knows it and is not given up; whose watermark covers what is held of it.
+    pub(super) teller: Option<Incarnation>,
     /// Ingest time of its last sign of life since a conflict was noticed; `i64::MIN` = none.
     pub(super) heard: i64,
 }
@@ -86,6 +88,7 @@ impl Life {
             abandoned: false,
             last: None,
             done: false,
+            teller: None,
             heard: i64::MIN,
         }
     }
@@ -97,12 +100,18 @@ impl Life {
             && !self.abandoned
             && self.last.is_none()
             && !self.done
+            && self.teller.is_none()
             && self.heard == i64::MIN
     }
 
     /// Whether it holds progress back.
     pub(super) fn counts(&self) -> bool {
         !self.abandoned && self.watermark != i64::MIN
+    }
+
+    /// Whether a life that is not given up has come after it in the same buffer.
+    pub(super) fn past(&self) -> bool {
+        self.teller.is_some()
     }
 
     /// The greatest seq that came or was declared lost.

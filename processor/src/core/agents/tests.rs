@@ -271,6 +271,107 @@ fn a_copy_that_goes_on_beside_the_successor_of_the_other_is_told() {
     assert!(a.hear(&h, 5 * minute).is_some(), "same number");
 }
 
+/// Two disks of one agent: one is in life 3, which came after 2 and says so; the other is in life 9.
+fn two_disks() -> (Incarnation, Incarnation, Incarnation, BatchHeader) {
+    let mut h = header(inc(3), 2, 320);
+    h.sent_at = EventTime(330);
+    h.lineage = vec![lineage(inc(2), 5, true)];
+    (inc(2), inc(3), inc(9), h)
+}
+
+#[test]
+fn who_is_told_of_only_by_a_life_that_was_given_up_is_not_waited_for() {
+    let minute = 60_000_000;
+    let (lost, dead, winner, lineage_of_dead) = two_disks();
+    let mut a = One::new();
+    a.hear(&header(dead, 1, 300), 1000);
+    assert!(a.hear(&header(winner, 1, 900), 1000).is_some());
+    assert_eq!(a.progress(), 900);
+    // Late: what the dead one said of its past, then the first word of that past itself.
+    a.hear(&lineage_of_dead, 1000);
+    a.hear(&header(lost, 1, 200), 1000);
+    assert_eq!(a.progress(), 900);
+    for m in 1..30 {
+        a.hear(&header(winner, 1 + m as u64, m * minute), m * minute);
+        assert_eq!(a.progress(), m * minute);
+    }
+}
+
+#[test]
+fn who_was_spoken_for_by_a_life_that_falls_silent_goes_with_it() {
+    let minute = 60_000_000;
+    let (lost, _, winner, mut lineage_of_dead) = two_disks();
+    let mut a = One::new();
+    a.hear(&header(winner, 1, 300), 1000);
+    // The first word of the dead one is late, and for a while nobody can tell that it is dead.
+    lineage_of_dead.sent_at = EventTime(310);
+    let mut other = header(lost, 1, 200);
+    other.sent_at = EventTime(250);
+    a.hear(&lineage_of_dead, 1000);
+    a.hear(&other, 1000);
+    assert_eq!(a.progress(), 200);
+    for m in 1..30 {
+        a.hear(&header(winner, 1 + m as u64, m * minute), m * minute);
+    }
+    assert_eq!(a.progress(), 29 * minute);
+    assert_eq!(a.fresh(lost, 1, 5), 5, "and still counts if it comes");
+}
+
+#[test]
+fn who_is_told_of_by_a_life_that_its_own_word_gives_up_is_not_given_up() {
+    let (old, next, twin) = (inc(1), inc(2), Incarnation { no: 1, rand: 99 });
+    let mut a = One::new();
+    a.hear(&header(twin, 1, 500), 1000);
+    let mut h = header(next, 2, 100);
+    h.sent_at = EventTime(330);
+    h.lineage = vec![lineage(old, 3, true)];
+    assert!(a.hear(&h, 1000).is_some());
+    assert!(a.hear(&header(old, 1, 200), 1000).is_some(), "a twin");
+    assert_eq!(a.progress(), 200);
+    // Nobody is left who knows them: what they held is lost up to here.
+    let mut h = header(inc(3), 1, 900);
+    h.lineage = vec![lineage(twin, 0, false)];
+    assert!(a.hear(&h, 1000).is_some());
+    assert_eq!(a.progress(), 900);
+    assert_eq!(a.0.losses(0), [(100, 900)]);
+}
+
+#[test]
+fn a_declared_gap_beyond_the_end_of_a_closed_life_is_a_fork() {
+    let mut a = One::new();
+    a.fresh(inc(1), 1, 3);
+    let mut h = header(inc(2), 1, 500);
+    h.lineage = vec![lineage(inc(1), 3, false)];
+    assert_eq!(a.hear(&h, 1000), None);
+    let mut late = header(inc(1), 2, 450);
+    late.gaps = vec![gap(inc(1), 2, 3, (20, 30))];
+    assert_eq!(a.hear(&late, 1000), None);
+    late.gaps = vec![gap(inc(1), 4, 5, (440, 460))];
+    assert!(a.hear(&late, 1000).is_some());
+    assert_eq!(a.hear(&late, 1000), None, "told once");
+    assert_eq!(a.0.losses(0), [(20, 30), (440, 999)]);
+}
+
+#[test]
+fn events_set_aside_as_a_fork_are_a_loss_up_to_now() {
+    let mut a = One::new();
+    a.fresh(inc(1), 1, 3);
+    a.hear(&header(inc(1), 1, 100), 1000);
+    let mut h = header(inc(2), 1, 500);
+    h.lineage = vec![lineage(inc(1), 3, false)];
+    assert_eq!(a.hear(&h, 1000), None);
+    assert!(a.0.losses(0).is_empty());
+    assert_eq!(a.take(inc(1), 4, 6), Fresh::Fork { last: 3 });
+    let fork = header(inc(1), 2, 700);
+    a.0.take_fork(0, &fork, None, 1000);
+    a.check();
+    assert_eq!(a.0.losses(0), [(700, 999)]);
+    assert!(a.0.hot(0).irregular());
+    a.0.take_fork(0, &fork, Some(EventTime(600)), 1100);
+    a.check();
+    assert_eq!(a.0.losses(0), [(600, 1099)]);
+}
+
 #[test]
 fn a_disk_of_an_earlier_day_states_an_end_that_cannot_be() {
     // More came than the successor knows of.
