@@ -91,16 +91,16 @@ impl Core {
         samples: &[Sample],
         cursors: &[Cursor],
         volatile: bool,
-        now: EventTime,
+        until: EventTime,
     ) -> Result<Option<SeqRange>, BufferError> {
-        self.buffer.append(samples, cursors, volatile, now)
+        self.buffer.append(samples, cursors, volatile, until)
     }
 
     /// Commits what acks have changed; see [`Buffer::flush`].
     ///
     /// **Errors**: as there.
-    pub fn flush(&mut self, now: EventTime) -> Result<(), BufferError> {
-        self.buffer.flush(now)
+    pub fn flush(&mut self, until: EventTime) -> Result<(), BufferError> {
+        self.buffer.flush(until)
     }
 
     /// The connection stands.
@@ -202,7 +202,7 @@ impl Core {
         tx_no: u64,
         events: Option<(SeqRange, Vec<Sample>)>,
     ) -> Result<Vec<u8>, BufferError> {
-        self.buffer.note_spoke(stamp.wall)?;
+        self.buffer.note_spoke()?;
         let said = self.buffer.announcement(TELL_MAX);
         let (mut range, mut samples) = match events {
             Some((range, samples)) => (Some(range), samples),

@@ -105,6 +105,8 @@ pub(crate) struct Pending {
     bytes: usize,
     since: Option<Duration>,
     earliest: Option<EventTime>,
+    /// The same of those that cannot be read again.
+    earliest_volatile: Option<EventTime>,
     permits: usize,
 }
 
@@ -129,6 +131,10 @@ impl Pending {
             bytes: self.bytes + later.bytes,
             since: [self.since, later.since].into_iter().flatten().min(),
             earliest: [self.earliest, later.earliest].into_iter().flatten().min(),
+            earliest_volatile: [self.earliest_volatile, later.earliest_volatile]
+                .into_iter()
+                .flatten()
+                .min(),
             permits: self.permits + later.permits,
         }
     }
@@ -233,6 +239,10 @@ impl Inbox {
         pending.volatile |= cursor.is_none() && !readings.is_empty();
         for r in readings {
             let time = r.time.unwrap_or(now);
+            if cursor.is_none() {
+                let earliest = pending.earliest_volatile;
+                pending.earliest_volatile = Some(earliest.map_or(time, |e| e.min(time)));
+            }
             pending.earliest = Some(pending.earliest.map_or(time, |e| e.min(time)));
             pending.bytes += 40
                 + if let Value::Text(text) = &r.value {
@@ -286,6 +296,15 @@ impl Inbox {
     #[cfg(test)]
     pub(crate) fn has_waiting(&self) -> bool {
         self.room.available_permits() < self.settings.events_max
+    }
+
+    /// The present time, or earlier: what waits here and cannot be read again has no time before it. A
+    /// commit now leaves nothing older behind that a power cut could take.
+    pub(crate) fn stored_until(&self) -> EventTime {
+        let state = self.lock();
+        let wall = self.clock.wall();
+        let waiting = state.pending.earliest_volatile;
+        waiting.map_or(wall, |earliest| earliest.min(wall))
     }
 
     /// `pending` could not be stored: it waits again, before all that has come since.
@@ -441,8 +460,10 @@ mod tests {
             .unwrap();
         // The source is at 200, but its sample of 100 is not on disk yet.
         assert_eq!(inbox.stamp().unwrap().floor, EventTime::from_secs(100));
+        assert_eq!(inbox.stored_until(), EventTime::from_secs(100));
         let (_, pending) = inbox.wait(None, true);
         assert_eq!(pending.unwrap().samples.len(), 1);
+        assert!(inbox.stored_until() > EventTime::from_secs(1_000_000_000));
         assert_eq!(inbox.stamp().unwrap().floor, EventTime::from_secs(200));
         inbox.set_position(replay, Position::Ended);
         let stamp = inbox.stamp().unwrap();

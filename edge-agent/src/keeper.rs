@@ -209,11 +209,10 @@ impl Keeper {
                 *phase = self.take_news(core, item, *phase)?;
             }
             let now = self.now();
-            let wall = self.inbox.clock().wall();
             if let Some(pending) = pending {
                 self.store(core, pending)?;
             } else if self.flush_due(core, now, dirty_since, *phase) {
-                core.flush(wall)?;
+                core.flush(self.inbox.stored_until())?;
             }
             self.look_for_room(core, now);
             dirty_since = core.buffer().is_dirty().then(|| dirty_since.unwrap_or(now));
@@ -234,9 +233,9 @@ impl Keeper {
     }
 
     fn store(&mut self, core: &mut Core, pending: Pending) -> Result<(), BufferError> {
-        let (cursors, wall) = (pending.cursors(), self.inbox.clock().wall());
+        let (cursors, until) = (pending.cursors(), self.inbox.stored_until());
         let last = core.buffer().next_seq() - 1 + pending.samples.len() as u64;
-        let result = core.append(&pending.samples, &cursors, pending.volatile, wall);
+        let result = core.append(&pending.samples, &cursors, pending.volatile, until);
         match result {
             Ok(_) => {
                 self.inbox.stored(&pending);

@@ -407,12 +407,17 @@ impl World {
     }
 
     pub(crate) fn flush(&mut self, n: usize, starts: u32) -> Result<(), String> {
+        let (now, end) = (self.now, self.size.end());
         let node = &mut self.nodes[n];
-        let wall = node.wall(self.now);
+        if node.core.is_some() {
+            node.read_sensors(now.min(end));
+        }
+        // As the keeper does: what waits in memory is not stored with this.
+        let until = node.stamp(now).floor;
         if let Some(core) = &mut node.core
             && node.starts == starts
         {
-            if let Err(error) = core.flush(wall) {
+            if let Err(error) = core.flush(until) {
                 self.buffer_failed(n, &error)?;
             }
             self.pump(n)?;

@@ -554,6 +554,24 @@ mod tests {
     }
 
     #[test]
+    fn an_unclean_stop_covers_what_waited_in_memory_at_the_last_commit() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut first = opened(dir.path(), 7, 100).buffer;
+        let range = first
+            .append(&[sample(99)], &[], true, EventTime::from_secs(110))
+            .unwrap()
+            .unwrap();
+        // An ack is committed at 150, while a sample of 140 waits; the first words come after both.
+        first.ack(&[range]).unwrap();
+        first.flush(EventTime::from_secs(140)).unwrap();
+        first.note_spoke().unwrap();
+        drop(first);
+        let (from, to) = (EventTime::from_secs(140), EventTime::from_secs(200));
+        let said = opened(dir.path(), 8, 200).buffer.announcement(10);
+        assert_eq!(said.unclean, Some(TimeRange { from, to }));
+    }
+
+    #[test]
     fn a_stop_of_sources_that_read_again_is_never_unclean() {
         let dir = tempfile::tempdir().unwrap();
         let mut first = opened(dir.path(), 7, 100).buffer;

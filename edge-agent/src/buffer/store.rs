@@ -145,8 +145,9 @@ impl Buffer {
     /// Stores samples, numbers them, and moves the cursors, in one transaction. When this returns
     /// `Ok`, they are on disk: they survive the end of the process and of the power.
     ///
-    /// `volatile` says that some of them come from a source that cannot read them again. `now` is
-    /// the agent's present time. If the buffer is over its limit, the oldest events are dropped and
+    /// `volatile` says that some of them come from a source that cannot read them again. `until` is
+    /// the agent's present time, or the time of the earliest such sample that still waits in memory: what
+    /// an unclean stop may lose begins there. If the buffer is over its limit, the oldest events are dropped and
     /// declared as a gap in the same transaction.
     ///
     /// Returns the range of numbers given out, none if there were no samples.
@@ -157,14 +158,15 @@ impl Buffer {
         samples: &[Sample],
         cursors: &[Cursor],
         volatile: bool,
-        now: EventTime,
+        until: EventTime,
     ) -> Result<Option<SeqRange>, BufferError> {
         self.check()?;
         let first = self.next_seq();
         let result = self.stage(samples).and_then(|()| {
             self.state.volatile |= volatile && !samples.is_empty();
             self.drop_over_limit()?;
-            self.commit(cursors, now)
+            self.state.committed_at = until;
+            self.commit(cursors)
         });
         self.poison_on_error(result)?;
         let last = self.state.last_seq;
@@ -201,15 +203,16 @@ impl Buffer {
         self.changes.rows.len() >= OVERLAY_ROWS_MAX
     }
 
-    /// Commits what waits. When this returns `Ok`, it is on disk.
+    /// Commits what waits. When this returns `Ok`, it is on disk. `until` as in [`Self::append`].
     ///
     /// **Errors**: open the buffer again.
-    pub fn flush(&mut self, now: EventTime) -> Result<(), BufferError> {
+    pub fn flush(&mut self, until: EventTime) -> Result<(), BufferError> {
         self.check()?;
         if !self.is_dirty() {
             return Ok(());
         }
-        let result = self.commit(&[], now);
+        self.state.committed_at = until;
+        let result = self.commit(&[]);
         self.poison_on_error(result)
     }
 
@@ -220,20 +223,22 @@ impl Buffer {
     pub fn close(mut self, now: EventTime) -> Result<(), BufferError> {
         self.check()?;
         self.state.clean = true;
-        self.commit(&[], now)
+        self.state.committed_at = now;
+        self.commit(&[])
     }
 
     /// Notes on disk that the cloud may hear of this incarnation from now on. Call before the first
-    /// transmission. Later calls do nothing.
+    /// transmission. Later calls do nothing. Samples may wait in memory meanwhile, so this does not say
+    /// that anything older is on disk.
     ///
     /// **Errors**: open the buffer again.
-    pub fn note_spoke(&mut self, now: EventTime) -> Result<(), BufferError> {
+    pub fn note_spoke(&mut self) -> Result<(), BufferError> {
         if self.state.spoke {
             return Ok(());
         }
         self.check()?;
         self.state.spoke = true;
-        let result = self.commit(&[], now);
+        let result = self.commit(&[]);
         self.poison_on_error(result)
     }
 
@@ -640,7 +645,7 @@ impl Buffer {
     }
 
     /// Writes everything that waits in one durable transaction.
-    fn commit(&mut self, cursors: &[Cursor], now: EventTime) -> Result<(), BufferError> {
+    fn commit(&mut self, cursors: &[Cursor]) -> Result<(), BufferError> {
         // An ancestor whose last event goes with this commit is told as no longer held, after it.
         let emptied: Vec<Incarnation> = self
             .lineage
@@ -648,7 +653,6 @@ impl Buffer {
             .filter(|(inc, a)| a.held && !self.index.holds_any(**inc))
             .map(|(inc, _)| *inc)
             .collect();
-        self.state.committed_at = now;
         let ended: Vec<(Incarnation, u64)> = emptied
             .iter()
             .map(|inc| (*inc, self.lineage[inc].last_seq))

@@ -26,7 +26,8 @@ pub(super) struct State {
     pub incarnation: Incarnation,
     /// Last seq given out in it.
     pub last_seq: u64,
-    /// The agent's time at the last commit.
+    /// Samples before this agent's time are committed, or can be read again: the time of the last commit, or
+    /// of the earliest sample that waited in memory then.
     pub committed_at: EventTime,
     /// Closed in order.
     pub clean: bool,

@@ -75,7 +75,8 @@ impl Oracle {
                 let device = &self.devices[made.device as usize];
                 let fits = PLANS[plan].metric.is_none_or(|m| m == made.metric as usize)
                     && PLANS[plan].group(made.metric as usize, device.site.1 as usize) == group;
-                if fits && device.first < end {
+                let is_known = device.metrics.get(made.metric as usize).is_some_and(|m| *m);
+                if fits && is_known && device.first < end {
                     return Err(format!(
                         "{} {group} settled as complete at {start} without {made:?} of agent {number}",
                         PLANS[plan].name
