@@ -341,6 +341,13 @@ pub fn encode(header: &BatchHeader, samples: &[Sample]) -> Result<Vec<u8>, Encod
     }
 }
 
+/// The agent that a batch names, read without any check: a hint of what will be needed, never a fact.
+pub fn hint_agent(bytes: &[u8]) -> Option<&str> {
+    // Behind the version the header begins with the agent: its length and its text.
+    let mut r = Reader::new(bytes.get(1..)?);
+    r.str().ok()
+}
+
 /// Reads version, checksum and header of a batch: all that admission needs.
 ///
 /// **Errors**: [`DecodeError`] says what is wrong and where.

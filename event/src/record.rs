@@ -254,6 +254,14 @@ impl Record {
 }
 
 impl<'a> RecordRef<'a> {
+    /// The raw batch, if the record is one; other records are not looked at.
+    pub fn as_batch(bytes: &'a [u8]) -> Option<&'a [u8]> {
+        bytes
+            .split_first()
+            .filter(|r| *r.0 == TAG_BATCH)
+            .map(|r| r.1)
+    }
+
     /// Reads a record.
     ///
     /// **Errors**: an unknown tag (a newer version wrote the log) or bytes that do not decode.

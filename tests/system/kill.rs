@@ -19,6 +19,11 @@ const CONFIG: &str = r#"
 partitions = 4
 [processor]
 checkpoint_every = "300ms"
+# A live fleet and recordings of years ago are counted side by side.
+[retention]
+panes = "7300d"
+hours = "7300d"
+days = "7300d"
 [[aggregates]]
 name = "fleet"
 [[aggregates]]

@@ -106,6 +106,8 @@ struct Slot {
     hop: i64,
     start: i64,
     target: Target,
+    /// Devices in a row that are still to be put into the pane: those behind an agent mostly are.
+    run: (u32, u32),
 }
 
 /// Events of a batch that were set aside, by reason.
@@ -387,6 +389,7 @@ impl Partition {
                             // No time is in it.
                             start: i64::MAX,
                             target: Target::TooOld,
+                            run: (0, 0),
                         });
                     }
                     s.ranges.push((from, s.slots.len() as u32));
@@ -469,18 +472,24 @@ impl Partition {
                         kept = true;
                         continue;
                     }
+                    self.put_run(slot);
                     slot.start = t.div_euclid(slot.hop) * slot.hop;
                     slot.target = self.target(slot.group, t);
                 }
                 match slot.target {
                     Target::Hot(cell) => {
                         kept = true;
+                        if pair.device.wrapping_sub(slot.run.0) >= slot.run.1 {
+                            if pair.device == slot.run.0 + slot.run.1 && slot.run.1 > 0 {
+                                slot.run.1 += 1;
+                            } else {
+                                self.put_run(slot);
+                                slot.run = (pair.device, 1);
+                            }
+                        }
                         let Some(pane) = self.cells[cell as usize].content.as_deref_mut() else {
                             continue;
                         };
-                        if slot.wants.has(Wants::DEVICES) {
-                            pane.devices.insert(pair.device);
-                        }
                         let ids = &self.registry.ids;
                         let before = |a, b| ids.bytes(a) < ids.bytes(b);
                         match value {
@@ -517,8 +526,24 @@ impl Partition {
                 self.step_rules(&pair_of(pair), t, number, fx);
             }
         }
+        for slot in &mut s.slots {
+            self.put_run(slot);
+        }
         self.totals.counted += counted;
         self.totals.broken_promises += broken;
+    }
+
+    /// Puts a slot's row of devices into its pane.
+    #[inline]
+    fn put_run(&mut self, slot: &mut Slot) {
+        let (first, len) = std::mem::take(&mut slot.run);
+        if len > 0
+            && slot.wants.has(Wants::DEVICES)
+            && let Target::Hot(cell) = slot.target
+            && let Some(pane) = self.cells[cell as usize].content.as_deref_mut()
+        {
+            pane.devices.insert_run(first, len);
+        }
     }
 
     /// An event of a pane that is not in memory.

@@ -59,6 +59,24 @@ impl DeviceSet {
         true
     }
 
+    /// Adds the devices from `first` on, `len` in a row.
+    #[inline]
+    pub(crate) fn insert_run(&mut self, first: u32, len: u32) {
+        let Some(last) = len.checked_sub(1).and_then(|more| first.checked_add(more)) else {
+            return;
+        };
+        match &mut self.0 {
+            Form::Many(many) if len > 1 => {
+                many.insert_range(first..=last);
+            }
+            _ => {
+                for device in first..=last {
+                    self.insert(device);
+                }
+            }
+        }
+    }
+
     /// How many devices are in it.
     pub(crate) fn len(&self) -> u64 {
         match &self.0 {
@@ -198,6 +216,24 @@ mod tests {
             )
                 .prop_map(|(a, runs)| [a, runs.concat()].concat()),
         ]
+    }
+
+    proptest! {
+        #[test]
+        fn a_run_is_its_devices_one_by_one(
+            before in devices(),
+            runs in prop::collection::vec((0u32..200_000, 0u32..300), 0..20),
+        ) {
+            let (mut quick, mut slow) = (of(before.iter().copied()), of(before.iter().copied()));
+            for (first, len) in runs {
+                quick.insert_run(first, len);
+                (first..first + len).for_each(|d| {
+                    slow.insert(d);
+                });
+            }
+            prop_assert_eq!(saved(&quick), saved(&slow));
+            prop_assert_eq!(quick, slow);
+        }
     }
 
     proptest! {

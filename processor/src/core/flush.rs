@@ -225,9 +225,12 @@ impl Partition {
             scan.counts[3 + at] += devices;
             if hot.last_contact >= dormant && devices > 0 {
                 scan.counts[6] += devices;
+                // Names only where they decide: a look at each would cost more than all the rest.
                 let behind = |f: u32| {
-                    let key = |n| (self.agents.hot(n).progress, self.agents.name(n));
-                    key(number) < key(f)
+                    let progress = self.agents.hot(f).progress;
+                    hot.progress < progress
+                        || (hot.progress == progress
+                            && self.agents.name(number) < self.agents.name(f))
                 };
                 if scan.furthest.is_none_or(behind) {
                     scan.furthest = Some(number);

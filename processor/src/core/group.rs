@@ -23,6 +23,8 @@ pub(crate) struct Ring {
     pub(crate) cells: VecDeque<u32>,
     /// No window that starts before this pane is open.
     pub(crate) first_open: i64,
+    /// No pane before this one has a cell.
+    pub(crate) first_cell: i64,
 }
 
 impl Ring {
@@ -33,11 +35,26 @@ impl Ring {
         self.cells.get(at).copied().unwrap_or(EMPTY)
     }
 
+    /// Drops what is before the frontier, up to the first cell.
+    pub(crate) fn drop_before(&mut self, frontier: i64) {
+        while self.base < frontier
+            && let Some(&(EMPTY | SEALED)) = self.cells.front()
+        {
+            self.cells.pop_front();
+            self.base += 1;
+        }
+    }
+
     /// Sets what is at a pane that is not before the frontier.
-    pub(crate) fn set(&mut self, pane: i64, cell: u32) {
+    pub(crate) fn set(&mut self, pane: i64, cell: u32, frontier: i64) {
+        self.drop_before(frontier);
         if self.cells.is_empty() {
             self.base = pane;
             self.first_open = pane;
+            self.first_cell = pane;
+        }
+        if cell != EMPTY && cell != SEALED {
+            self.first_cell = self.first_cell.min(pane);
         }
         while self.base > pane {
             self.cells.push_front(EMPTY);

@@ -28,6 +28,7 @@ mod place;
 mod registry;
 mod snapshot;
 mod texts;
+mod warm;
 mod windows;
 
 pub use cold::Saving;

@@ -43,6 +43,12 @@ impl Names {
         std::str::from_utf8(self.bytes(number)).unwrap_or_default()
     }
 
+    /// Fetches where a name lies.
+    #[inline]
+    pub(crate) fn touch(&self, number: u32) -> u32 {
+        self.ends[number as usize]
+    }
+
     /// The bytes of that name.
     #[inline]
     pub(crate) fn bytes(&self, number: u32) -> &[u8] {

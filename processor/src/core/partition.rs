@@ -20,6 +20,7 @@ use super::group::Group;
 use super::held::Held;
 use super::members::Profiles;
 use super::registry::{Registry, TIME_MIN};
+use super::warm::AHEAD;
 use super::windows::Cell;
 
 /// How large a partition is.
@@ -74,6 +75,8 @@ pub struct Partition {
     pub(crate) free_cells: Vec<u32>,
     /// Groups with cells.
     pub(crate) active: Vec<u32>,
+    /// By group: the ingest time at which a window of it may settle or a pane be sealed. Follows from the cells.
+    pub(crate) due: Vec<i64>,
     /// Cells that changed, and cells whose window is to be emitted, since the last flush.
     pub(crate) changed: Vec<u32>,
     pub(crate) emit: Vec<u32>,
@@ -176,6 +179,9 @@ impl Partition {
         debug_assert_eq!(offset, self.offset);
         self.now = ingest.max(self.now);
         for (i, record) in records.iter().enumerate() {
+            if i % AHEAD == 0 {
+                self.warm(&records[i..records.len().min(i + AHEAD)]);
+            }
             self.offset = offset + i as u64 + 1;
             self.record(record.as_ref(), fx);
         }

@@ -84,6 +84,9 @@ impl Partition {
     /// The same, in a buffer whose memory is used again.
     pub fn snapshot_into(&self, mut out: Vec<u8>) -> Vec<u8> {
         out.clear();
+        // Growing bit by bit would copy it again and again.
+        let panes = self.groups.len() * 512 + self.cells.len() * 256;
+        out.reserve(self.registry.memory() + self.agents.memory() + panes);
         out.push(VERSION);
         flat::put_u32(&mut out, u32::from(self.number));
         for n in [self.now, self.flushed, self.outage, self.newest] {
@@ -247,6 +250,7 @@ impl Partition {
             p.load_group(number as u32, bytes)?;
         }
         p.active = flat::take_u32s(bytes)?;
+        p.due = vec![i64::MIN; p.groups.len()];
         for &group in &p.active {
             p.groups.get_mut(group as usize)?.active = true;
         }
@@ -298,6 +302,8 @@ impl Partition {
         let mut group = Group::new(slot, values?.into(), 1);
         group.ring.base = flat::take_i64(bytes)?;
         group.ring.first_open = flat::take_i64(bytes)?;
+        // Not before the first one: all are looked at once.
+        group.ring.first_cell = group.ring.base;
         let len = usize::try_from(flat::take_u64(bytes)?).ok()?;
         if len > bytes.len() / 4 {
             return None;

@@ -27,8 +27,11 @@ const QUIET: i64 = 10 * SECOND;
 const OPEN_SEAL_AFTER: i64 = 60 * SECOND;
 /// Panes before this behind the last deadline over them are not held in memory any more.
 const FRONTIER_AFTER: i64 = 120 * SECOND;
-/// Panes merged for early results of hopping windows per flush; what is left waits for the next.
-const EARLY_MERGES_MAX: usize = 20_000;
+/// Panes put together for early results per flush; what is left waits for the next. What settles is emitted
+/// at once.
+const EARLY_PANES_MAX: usize = 1_000;
+/// No time is later.
+pub(crate) const NEVER: i64 = i64::MAX;
 
 /// The life of a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -181,21 +184,41 @@ impl Partition {
                 self.cells.len() as u32 - 1
             }
         };
+        let frontier = self
+            .aggregate(self.groups[group as usize].slot)
+            .map_or(i64::MIN, |a| a.frontier);
         let owner = &mut self.groups[group as usize];
-        owner.ring.set(pane, cell);
+        owner.ring.set(pane, cell, frontier);
         if life.settled.is_none() {
             owner.ring.first_open = owner.ring.first_open.min(pane);
         }
         if !std::mem::replace(&mut owner.active, true) {
             self.active.push(group);
         }
+        // It may settle or be sealed by then, not before.
+        if let Some(aggregate) = self.aggregate(self.groups[group as usize].slot) {
+            let end = pane * aggregate.spec.hop + aggregate.spec.window;
+            self.wake(group, end + SETTLE_AFTER);
+        }
         cell
+    }
+
+    /// The group is to be looked at when ingest time comes to `at`.
+    pub(crate) fn wake(&mut self, group: u32, at: i64) {
+        if self.due.len() <= group as usize {
+            self.due.resize(group as usize + 1, NEVER);
+        }
+        let due = &mut self.due[group as usize];
+        *due = (*due).min(at);
     }
 
     /// Windows that are complete enough, or past their deadline, settle, in order of their start.
     pub(crate) fn settle(&mut self) {
         for at in 0..self.active.len() {
             let number = self.active[at];
+            if self.now < self.due[number as usize] {
+                continue;
+            }
             let group = &self.groups[number as usize];
             let Some((hop, window)) = self
                 .aggregate(group.slot)
@@ -277,8 +300,8 @@ impl Partition {
             let panes = self
                 .aggregate(self.groups[group as usize].slot)
                 .map_or(1, |a| a.spec.panes());
-            if panes > 1 && self.cells[cell as usize].life.settled.is_none() {
-                if merges >= EARLY_MERGES_MAX {
+            if self.cells[cell as usize].life.settled.is_none() {
+                if merges >= EARLY_PANES_MAX {
                     later.push(cell);
                     continue;
                 }
@@ -423,6 +446,9 @@ impl Partition {
     pub(crate) fn seal(&mut self) {
         let mut active = std::mem::take(&mut self.active);
         active.retain(|&group| {
+            if self.now < self.due[group as usize] {
+                return true;
+            }
             let stays = self.seal_group(group);
             self.groups[group as usize].active = stays;
             stays
@@ -441,56 +467,69 @@ impl Partition {
         };
         let ring = &self.groups[number as usize].ring;
         let (base, len) = (ring.base, ring.cells.len());
+        let from = usize::try_from(ring.first_cell - base).unwrap_or(0);
         let quiet = (self.now - QUIET).div_euclid(SECOND);
         let mut live = false;
-        for at in 0..len {
+        // When something of the group may be due next.
+        let mut next = NEVER;
+        let mut first_cell = base + len as i64;
+        for at in from..len {
             let pane = base + at as i64;
             let cell = self.groups[number as usize].ring.cells[at];
             if cell == EMPTY || cell == SEALED {
                 continue;
             }
-            let state = &self.cells[cell as usize];
+            let life = self.cells[cell as usize].life;
             // Pending emissions need the content.
-            let waits = state.life.changed || state.life.emit || state.life.touched > quiet;
+            let waits = life.changed || life.emit || life.touched > quiet;
             let last_end = pane * hop + window;
-            let settled = state.life.settled.is_some();
+            let settled = life.settled.is_some();
             let due = if settled {
-                self.now >= last_end + SETTLE_AFTER
+                last_end + SETTLE_AFTER
             } else {
-                self.now >= last_end + OPEN_SEAL_AFTER
+                last_end + OPEN_SEAL_AFTER
             };
-            if pane >= frontier && (waits || !due) {
+            if !settled {
+                // It is looked at every second from then on until it settles.
+                next = next.min((last_end + SETTLE_AFTER).max(self.now));
+            }
+            if pane >= frontier && (waits || self.now < due) {
                 live = true;
+                first_cell = first_cell.min(pane);
+                if settled {
+                    let quiet = (life.touched + 1) * SECOND + QUIET;
+                    next = next.min(due.max(quiet).max(self.now));
+                }
                 continue;
             }
             self.seal_content(cell, slot, hop);
-            let state = &self.cells[cell as usize];
             if !settled && pane >= frontier {
                 live = true;
+                first_cell = first_cell.min(pane);
                 continue;
             }
             // The window is done: its life goes where its content went.
-            if state.life.sealed > 0 || settled {
+            let life = self.cells[cell as usize].life;
+            if life.sealed > 0 || settled {
                 let key = ColdKey {
                     tier: 0,
                     slot,
                     start: pane * hop,
                     group: number,
                 };
-                let settled = state.life.settled;
                 let row = self.outbox.row(key);
                 let row = self.outbox.at(row);
-                row.settled = row.settled.or(settled);
+                row.settled = row.settled.or(life.settled);
             }
             let state = &mut self.cells[cell as usize];
             state.life = Life::default();
             self.groups[number as usize].ring.cells[at] = SEALED;
             self.free_cells.push(cell);
         }
+        self.due[number as usize] = next;
         let ring = &mut self.groups[number as usize].ring;
-        while ring.base < frontier && ring.cells.pop_front().is_some() {
-            ring.base += 1;
-        }
+        ring.first_cell = first_cell;
+        ring.drop_before(frontier);
         live
     }
 
@@ -505,22 +544,30 @@ impl Partition {
         let Some((tiers, horizons)) = self.aggregate(slot).map(|a| (a.tiers(), a.horizons)) else {
             return;
         };
-        let order = self.registry.order();
-        for (tier, length) in [hop, HOUR, DAY].into_iter().enumerate() {
-            let start = start.div_euclid(length) * length;
-            if tiers[tier] && start >= horizons[tier] {
-                let key = ColdKey {
-                    tier: tier as u8,
-                    slot,
-                    start,
-                    group,
-                };
-                let row = self.outbox.row(key);
-                self.outbox.at(row).pane.merge(&content, &order);
-            }
-        }
         let seed = content.digest() ^ (u64::from(group) << 32) ^ start as u64;
         self.cold_digest = self.cold_digest.wrapping_add(mix(seed));
+        let order = self.registry.order();
+        // The pane itself last: there it is moved, not copied.
+        for (tier, length) in [DAY, HOUR, hop].into_iter().enumerate() {
+            let tier = TIERS - 1 - tier;
+            let start = start.div_euclid(length) * length;
+            if !tiers[tier] || start < horizons[tier] {
+                continue;
+            }
+            let key = ColdKey {
+                tier: tier as u8,
+                slot,
+                start,
+                group,
+            };
+            let row = self.outbox.row(key);
+            let pane = &mut self.outbox.at(row).pane;
+            if tier == 0 && pane.count == 0 {
+                *pane = *content;
+                break;
+            }
+            pane.merge(&content, &order);
+        }
     }
 
     /// The oldest pane of an aggregate that may be in memory.

@@ -95,6 +95,11 @@ impl Hot {
         }
     }
 
+    /// Something of the second half of the record, to have it fetched.
+    pub(crate) fn tx_hint(&self) -> u64 {
+        self.seen_last
+    }
+
     /// Whether it is a plain device: it has no backlog report and promises nothing.
     pub(crate) fn plain(&self) -> bool {
         self.has(PLAIN)

@@ -69,6 +69,11 @@ impl Agents {
         self.hot.len()
     }
 
+    /// The number of an agent of ours that is there.
+    pub(crate) fn find(&self, name: &str) -> Option<u32> {
+        self.names.find(name)
+    }
+
     /// The number of an agent, or of a plain device as its own agent, which is added if there is room.
     pub(crate) fn number(&mut self, name: &str, plain: bool) -> Option<u32> {
         let marked;
