@@ -171,8 +171,11 @@ impl Partition {
         for group in 0..self.groups.len() as u32 {
             if self.groups[group as usize].slot == slot {
                 self.drop_cells(group);
+                self.groups[group as usize].active = false;
             }
         }
+        let groups = &self.groups;
+        self.active.retain(|group| groups[*group as usize].active);
         self.group_index.retain(|key, _| key.0 != slot);
         self.outbox.remove_slot(slot);
         self.aggregates[slot as usize] = None;

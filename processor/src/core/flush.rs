@@ -16,7 +16,7 @@ const SECOND: i64 = 1_000_000;
 /// An agent not heard from for this long (our own outages not counted) is silent.
 const SILENT_AFTER: i64 = 120 * SECOND;
 /// Groups whose completeness is published per flush; the others wait their turn.
-const PUBLISHED_MAX: usize = 512;
+const PUBLISHED_MAX: usize = 256;
 /// Agents whose standing is looked at per flush at least; of more, a tenth.
 const SCANNED_MIN: usize = 20_000;
 

@@ -21,7 +21,7 @@ use super::held::Held;
 use super::members::Profiles;
 use super::registry::{Registry, TIME_MIN};
 use super::warm::AHEAD;
-use super::windows::Cell;
+use super::windows::{Cell, Due};
 
 /// How large a partition is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -75,8 +75,8 @@ pub struct Partition {
     pub(crate) free_cells: Vec<u32>,
     /// Groups with cells.
     pub(crate) active: Vec<u32>,
-    /// By group: the ingest time at which a window of it may settle or a pane be sealed. Follows from the cells.
-    pub(crate) due: Vec<i64>,
+    /// By group: when it is to be looked at.
+    pub(crate) due: Vec<Due>,
     /// Cells that changed, and cells whose window is to be emitted, since the last flush.
     pub(crate) changed: Vec<u32>,
     pub(crate) emit: Vec<u32>,

@@ -28,7 +28,7 @@ use super::members::Past;
 use super::pane::Pane;
 use super::partition::Partition;
 use super::registry::{NONE, Registry};
-use super::windows::{Cell, Life};
+use super::windows::{Cell, Due, Life};
 
 const VERSION: u8 = 3;
 
@@ -157,10 +157,17 @@ impl Partition {
         for value in group.values.iter() {
             flat::put_bytes(out, value.as_bytes());
         }
-        flat::put_i64(out, group.ring.base);
-        flat::put_i64(out, group.ring.first_open);
-        flat::put_len(out, group.ring.cells.len());
-        for &cell in &group.ring.cells {
+        // What lies before the frontier is dropped when somebody looks; whether somebody did is not state.
+        let ring = &group.ring;
+        let frontier = self.aggregate(group.slot).map_or(ring.base, |a| a.frontier);
+        let over = |(i, cell): &(usize, &u32)| {
+            ring.base + (*i as i64) < frontier && matches!(**cell, EMPTY | SEALED)
+        };
+        let dropped = ring.cells.iter().enumerate().take_while(over).count();
+        let empty = dropped == ring.cells.len();
+        flat::put_i64(out, if empty { 0 } else { ring.base + dropped as i64 });
+        flat::put_len(out, ring.cells.len() - dropped);
+        for &cell in ring.cells.iter().skip(dropped) {
             match cell {
                 EMPTY => flat::put_u32(out, RING_EMPTY),
                 SEALED => flat::put_u32(out, RING_SEALED),
@@ -242,15 +249,15 @@ impl Partition {
         p.agents = Agents::load(bytes)?;
         p.is_moved = vec![false; p.agents.len()];
         let groups = usize::try_from(flat::take_u64(bytes)?).ok()?;
-        // Each takes 36 bytes at least: checked before anything is reserved.
-        if groups > bytes.len() / 36 {
+        // Each takes 28 bytes at least: checked before anything is reserved.
+        if groups > bytes.len() / 28 {
             return None;
         }
         for number in 0..groups {
             p.load_group(number as u32, bytes)?;
         }
         p.active = flat::take_u32s(bytes)?;
-        p.due = vec![i64::MIN; p.groups.len()];
+        p.due = vec![Due::NOW; p.groups.len()];
         for &group in &p.active {
             p.groups.get_mut(group as usize)?.active = true;
         }
@@ -301,8 +308,8 @@ impl Partition {
         // The true pane length comes with the aggregates, when the members are built.
         let mut group = Group::new(slot, values?.into(), 1);
         group.ring.base = flat::take_i64(bytes)?;
-        group.ring.first_open = flat::take_i64(bytes)?;
         // Not before the first one: all are looked at once.
+        group.ring.first_open = group.ring.base;
         group.ring.first_cell = group.ring.base;
         let len = usize::try_from(flat::take_u64(bytes)?).ok()?;
         if len > bytes.len() / 4 {

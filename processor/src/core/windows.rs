@@ -30,8 +30,6 @@ const FRONTIER_AFTER: i64 = 120 * SECOND;
 /// Panes put together for early results per flush; what is left waits for the next. What settles is emitted
 /// at once.
 const EARLY_PANES_MAX: usize = 1_000;
-/// No time is later.
-pub(crate) const NEVER: i64 = i64::MAX;
 
 /// The life of a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -45,6 +43,26 @@ pub(crate) struct Life {
     pub(crate) changed: bool,
     /// The window is to be emitted.
     pub(crate) emit: bool,
+}
+
+/// When a group is to be looked at, ingest time; follows from its cells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Due {
+    /// A window may settle.
+    settle: i64,
+    /// A pane may be sealed.
+    seal: i64,
+}
+
+impl Due {
+    pub(crate) const NOW: Self = Self {
+        settle: i64::MIN,
+        seal: i64::MIN,
+    };
+    const NEVER: Self = Self {
+        settle: i64::MAX,
+        seal: i64::MAX,
+    };
 }
 
 /// One pane of one group.
@@ -96,8 +114,12 @@ impl Partition {
         if state.content.is_none() && state.life.sealed > 0 {
             return self.cold_target(group, t, cell);
         }
+        let is_first = state.content.is_none();
         let content = state.content.get_or_insert_with(|| Box::new(Pane::new()));
         content.revision = offset;
+        if is_first {
+            self.wake_at_end(group, pane);
+        }
         Target::Hot(cell)
     }
 
@@ -195,28 +217,33 @@ impl Partition {
         if !std::mem::replace(&mut owner.active, true) {
             self.active.push(group);
         }
-        // It may settle or be sealed by then, not before.
+        self.wake_at_end(group, pane);
+        cell
+    }
+
+    /// A window may settle, or a pane be sealed, when the windows over it have ended, not before.
+    fn wake_at_end(&mut self, group: u32, pane: i64) {
         if let Some(aggregate) = self.aggregate(self.groups[group as usize].slot) {
             let end = pane * aggregate.spec.hop + aggregate.spec.window;
             self.wake(group, end + SETTLE_AFTER);
         }
-        cell
     }
 
-    /// The group is to be looked at when ingest time comes to `at`.
-    pub(crate) fn wake(&mut self, group: u32, at: i64) {
+    /// A window of the group may settle when ingest time comes to `at`.
+    fn wake(&mut self, group: u32, at: i64) {
         if self.due.len() <= group as usize {
-            self.due.resize(group as usize + 1, NEVER);
+            self.due.resize(group as usize + 1, Due::NEVER);
         }
         let due = &mut self.due[group as usize];
-        *due = (*due).min(at);
+        due.settle = due.settle.min(at);
+        due.seal = due.seal.min(at);
     }
 
     /// Windows that are complete enough, or past their deadline, settle, in order of their start.
     pub(crate) fn settle(&mut self) {
         for at in 0..self.active.len() {
             let number = self.active[at];
-            if self.now < self.due[number as usize] {
+            if self.now < self.due[number as usize].settle {
                 continue;
             }
             let group = &self.groups[number as usize];
@@ -229,6 +256,7 @@ impl Partition {
             let ring = &group.ring;
             let last = ring.base + ring.cells.len() as i64;
             let mut pane = ring.first_open.max(ring.base);
+            let mut due = Due::NEVER;
             while pane < last {
                 let cell = self.groups[number as usize].ring.get(pane);
                 if cell == EMPTY
@@ -240,14 +268,18 @@ impl Partition {
                 }
                 let (start, end) = (pane * hop, pane * hop + window);
                 if self.now < end + SETTLE_AFTER {
+                    due.settle = end + SETTLE_AFTER;
                     break;
                 }
                 let counts = self.groups[number as usize]
                     .members
                     .counts(start, end, &self.agents);
                 if !counts.is_enough() && self.now < end + DEADLINE {
+                    // It is asked again with every flush.
+                    due.settle = self.now;
                     break;
                 }
+                due.seal = self.now;
                 let settlement = Settlement {
                     done: counts.complete,
                     expected: counts.expected,
@@ -262,6 +294,9 @@ impl Partition {
                 pane += 1;
             }
             self.groups[number as usize].ring.first_open = pane;
+            let old = &mut self.due[number as usize];
+            old.settle = due.settle;
+            old.seal = old.seal.min(due.seal);
         }
     }
 
@@ -446,7 +481,7 @@ impl Partition {
     pub(crate) fn seal(&mut self) {
         let mut active = std::mem::take(&mut self.active);
         active.retain(|&group| {
-            if self.now < self.due[group as usize] {
+            if self.now < self.due[group as usize].seal {
                 return true;
             }
             let stays = self.seal_group(group);
@@ -471,7 +506,7 @@ impl Partition {
         let quiet = (self.now - QUIET).div_euclid(SECOND);
         let mut live = false;
         // When something of the group may be due next.
-        let mut next = NEVER;
+        let mut next = i64::MAX;
         let mut first_cell = base + len as i64;
         for at in from..len {
             let pane = base + at as i64;
@@ -489,21 +524,18 @@ impl Partition {
             } else {
                 last_end + OPEN_SEAL_AFTER
             };
-            if !settled {
-                // It is looked at every second from then on until it settles.
-                next = next.min((last_end + SETTLE_AFTER).max(self.now));
-            }
-            if pane >= frontier && (waits || self.now < due) {
+            if waits || self.now < due {
                 live = true;
                 first_cell = first_cell.min(pane);
-                if settled {
-                    let quiet = (life.touched + 1) * SECOND + QUIET;
+                // What has no content waits for its window to settle.
+                if settled || self.cells[cell as usize].content.is_some() {
+                    let quiet = life.touched * SECOND + QUIET;
                     next = next.min(due.max(quiet).max(self.now));
                 }
                 continue;
             }
             self.seal_content(cell, slot, hop);
-            if !settled && pane >= frontier {
+            if !settled {
                 live = true;
                 first_cell = first_cell.min(pane);
                 continue;
@@ -526,7 +558,7 @@ impl Partition {
             self.groups[number as usize].ring.cells[at] = SEALED;
             self.free_cells.push(cell);
         }
-        self.due[number as usize] = next;
+        self.due[number as usize].seal = next;
         let ring = &mut self.groups[number as usize].ring;
         ring.first_cell = first_cell;
         ring.drop_before(frontier);
