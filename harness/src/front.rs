@@ -141,8 +141,10 @@ impl World {
 
     /// A plain device sends, or sends again.
     pub(crate) fn plain(&mut self, n: usize) -> Result<(), String> {
-        let message = self.plains[n].measure(self.now, &mut self.rng);
+        let times = (self.size.end(), self.past());
+        let message = self.plains[n].message(self.now, times, &mut self.rng);
         let copies = match self.rng.below(1000) {
+            _ if message.is_none() => 0,
             0..40 => 0,
             40..60 => 2,
             _ => 1,
@@ -152,13 +154,16 @@ impl World {
                 break;
             }
             let id = &self.plains[n].id;
-            let admitted = plain::admit(id, message.as_bytes(), &self.front.limits)
-                .map_err(|e| format!("plain message refused: {}", e.message))?;
+            let admitted = plain::admit(
+                id,
+                message.as_deref().unwrap_or_default().as_bytes(),
+                &self.front.limits,
+            )
+            .map_err(|e| format!("plain message refused: {}", e.message))?;
             let record = Record::Plain(admitted.plain).encode();
             self.enqueue(record, Waiting::Plain(n), false);
         }
-        let times = (self.size.end(), self.past());
-        let at = self.plains[n].next(self.now, times, &mut self.rng);
+        let at = self.plains[n].next(self.now, &mut self.rng);
         self.plan(at, Happening::Plain(n));
         Ok(())
     }
@@ -168,10 +173,6 @@ impl World {
             self.enqueue(Record::Tick.encode(), Waiting::Nobody, false);
         }
         self.plan(self.now + 4 * MINUTE, Happening::Tick);
-        if self.healing && self.now > self.size.end() + 12 * 60 * MINUTE {
-            // Long after the end nothing else makes it durable.
-            return self.durable();
-        }
         Ok(())
     }
 

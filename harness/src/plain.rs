@@ -12,8 +12,9 @@ pub struct PlainDevice {
     pub id: DeviceId,
     /// The message that is not acknowledged yet.
     pub message: Option<String>,
-    /// When its newest message was taken.
+    /// When its newest message was taken, and when it measures next.
     taken: i64,
+    due: i64,
     number: usize,
 }
 
@@ -26,28 +27,35 @@ impl PlainDevice {
             id: DeviceId::new(id).map_err(|e| e.to_string())?,
             message: None,
             taken: i64::MIN,
+            due: i64::MIN,
             number,
         })
     }
 
-    /// Measures, if its last message was taken.
-    pub fn measure(&mut self, now: i64, rng: &mut Rng) -> String {
-        let number = self.number;
-        self.message
-            .get_or_insert_with(|| {
-                let value = rng.range(0, 4000) as f64 / 4.0;
-                // Odd ones have no clock: the time of their message is that of its arrival.
-                let ts = match number % 2 {
-                    0 => format!("\"ts\":{},", now / 1000),
-                    _ => String::new(),
-                };
-                format!(
-                    "{{{ts}\"values\":{{\"m0\":{value},\"m2\":{}}},\"attributes\":{{\"site\":\"s{}\"}}}}",
-                    rng.chance(500),
-                    1 + number % 2
-                )
-            })
-            .clone()
+    /// What it sends now: its message that is not taken yet, or a new one if it is time for one. Between `end`
+    /// and `past` it measures nothing.
+    pub fn message(&mut self, now: i64, (end, past): (i64, i64), rng: &mut Rng) -> Option<String> {
+        if self.message.is_none() {
+            if now < self.due {
+                return None;
+            }
+            self.due = now + rng.range(8 * MINUTE, 13 * MINUTE);
+            if self.due > end {
+                self.due = self.due.max(past);
+            }
+            let value = rng.range(0, 4000) as f64 / 4.0;
+            // Odd ones have no clock: the time of their message is that of its arrival.
+            let ts = match self.number % 2 {
+                0 => format!("\"ts\":{},", now / 1000),
+                _ => String::new(),
+            };
+            self.message = Some(format!(
+                "{{{ts}\"values\":{{\"m0\":{value},\"m2\":{}}},\"attributes\":{{\"site\":\"s{}\"}}}}",
+                rng.chance(500),
+                1 + self.number % 2
+            ));
+        }
+        self.message.clone()
     }
 
     /// Its message is durable.
@@ -56,14 +64,11 @@ impl PlainDevice {
         self.taken = now;
     }
 
-    /// When it sends next. Between `end` and `past` it measures nothing new.
-    pub fn next(&self, now: i64, (end, past): (i64, i64), rng: &mut Rng) -> i64 {
+    /// When it looks again whether it has something to send.
+    pub fn next(&self, now: i64, rng: &mut Rng) -> i64 {
         match self.message {
             Some(_) => now + rng.range(MINUTE / 3, MINUTE),
-            None => {
-                let at = now + rng.range(8 * MINUTE, 13 * MINUTE);
-                if at > end { at.max(past) } else { at }
-            }
+            None => self.due.max(now),
         }
     }
 

@@ -117,8 +117,13 @@ impl World {
 /// A block and what it gave, for the story.
 fn told(at: usize, block: &Block, outcome: &Outcome) -> String {
     let mut line = format!(
-        "block {at}: {} records from {} at {:.3}",
+        "block {at}: {} records (kinds {:?}) from {} at {:.3}",
         block.records.len(),
+        block
+            .records
+            .iter()
+            .filter_map(|r| r.first())
+            .collect::<Vec<_>>(),
         block.offset,
         (block.ingest - START) as f64 / 1e6
     );

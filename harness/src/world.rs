@@ -266,7 +266,7 @@ impl World {
         let earliest = self.past();
         let mut look_at = earliest;
         while let Some(Reverse(planned)) = self.queue.pop() {
-            self.now = planned.at;
+            self.now = self.now.max(planned.at);
             self.happen(planned.what)?;
             if self.now >= look_at {
                 look_at = self.now + MINUTE;
@@ -416,10 +416,23 @@ impl World {
             self.admit(&upload)?;
             self.durable()?;
         }
-        self.now += SECOND;
-        self.tick()?;
+        // The agents are still there, and go on saying so.
+        for n in 0..self.nodes.len() {
+            self.pump(n)?;
+        }
+        let until = self.now + 80 * MINUTE;
+        while let Some(Reverse(planned)) = self.queue.pop() {
+            if planned.at > until {
+                break;
+            }
+            self.now = self.now.max(planned.at);
+            self.happen(planned.what)?;
+        }
+        self.durable()?;
+        // By then every deadline is over.
         self.now += DAY;
-        self.tick()
+        self.tick()?;
+        self.durable()
     }
 
     fn finish(&mut self) -> Result<(), String> {
