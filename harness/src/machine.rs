@@ -13,7 +13,7 @@ use crate::scenario::{DAY, MINUTE, SECOND};
 use crate::world::{Happening, Upload, World};
 
 /// How often an agent commits its samples, about.
-const ROUND: i64 = 17 * MINUTE;
+const ROUND: i64 = 24 * MINUTE;
 
 /// What becomes of a message on its way.
 #[derive(Debug, Default)]
