@@ -137,6 +137,11 @@ impl DeviceSet {
     /// Appends the set: its length, then up to 32 devices as distances, more as a bitmap in the standard Roaring
     /// format (with runs, where they are shorter) behind its size; numbers as varints.
     pub(crate) fn save(&self, out: &mut Vec<u8>) {
+        self.save_as(out, true);
+    }
+
+    /// The same, with runs packed (small) or not (quick).
+    pub(crate) fn save_as(&self, out: &mut Vec<u8>, small: bool) {
         put_varint(out, self.len());
         match &self.0 {
             Form::Few(few) => {
@@ -148,11 +153,15 @@ impl DeviceSet {
             }
             Form::Many(many) => {
                 // A copy, because runs are good on disk only: they make adding slow.
-                let mut packed = many.clone();
-                packed.optimize();
-                put_varint(out, packed.serialized_size() as u64);
+                let packed = small.then(|| {
+                    let mut packed = many.clone();
+                    packed.optimize();
+                    packed
+                });
+                let many = packed.as_ref().unwrap_or(many);
+                put_varint(out, many.serialized_size() as u64);
                 // Writing to memory does not fail.
-                let _ = packed.serialize_into(&mut *out);
+                let _ = many.serialize_into(&mut *out);
             }
         }
     }

@@ -228,6 +228,11 @@ impl Pane {
     /// (value, time, device); devices; sketches behind their sizes. Numbers are varints, values 8 bytes. Equal
     /// panes have equal bytes.
     pub(crate) fn save(&self, out: &mut Vec<u8>) {
+        self.save_as(out, true);
+    }
+
+    /// The same, as small as it gets, or as quick as it gets.
+    pub(crate) fn save_as(&self, out: &mut Vec<u8>, small: bool) {
         let extremes = self.min.is_set() && self.max.is_set();
         let flags = u8::from(extremes)
             | u8::from(self.values.is_some()) << 1
@@ -247,7 +252,7 @@ impl Pane {
                 put_varint(out, u64::from(extreme.device));
             }
         }
-        self.devices.save(out);
+        self.devices.save_as(out, small);
         let sketches = [
             self.values.as_ref().map(|v| v.to_bytes()),
             self.quantiles.as_ref().map(|q| q.to_bytes()),
@@ -298,8 +303,8 @@ impl Pane {
 
     /// A hash of all of it: that of its saved form.
     pub(crate) fn digest(&self) -> u64 {
-        let mut out = Vec::with_capacity(128);
-        self.save(&mut out);
+        let mut out = Vec::with_capacity(1024);
+        self.save_as(&mut out, false);
         xxh3_64(&out)
     }
 
