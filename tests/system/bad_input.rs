@@ -139,9 +139,10 @@ fn bad_batches_are_refused_with_a_reason_and_an_answer() {
         "wrong_agent",
     ];
     let expected: BTreeMap<String, u64> = reasons.iter().map(|r| ((*r).to_owned(), 1)).collect();
-    // Totals come with the partitions' next second.
-    wait_for("all reasons in the totals", || {
-        (totals(&server).len() >= expected.len()).then_some(())
+    // Totals come with the next second of each partition.
+    wait_for("all reasons and the good device in the totals", || {
+        let all = totals(&server).len() >= expected.len();
+        (all && server.total("accepted") >= witness.sent).then_some(())
     });
     assert_eq!(totals(&server), expected);
     let metrics = server.text("/metrics");
