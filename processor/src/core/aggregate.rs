@@ -50,6 +50,8 @@ impl Aggregate {
             (false, true) => keep.panes.max(keep.hours),
             (false, false) => keep.days.max(keep.panes),
         };
+        // A window must be kept as a whole.
+        let panes_keep = panes_keep.max(self.spec.window.saturating_add(DAY));
         let hours_keep = if days { keep.hours } else { keep.days };
         let at = |keep: i64, unit: i64| newest.saturating_sub(keep).div_euclid(unit) * unit;
         let new = [

@@ -428,7 +428,9 @@ impl Partition {
                     counted += 1;
                     broken += u64::from(t < promised);
                     if self.attribute_event(columns, i, s.pairs[p], s) {
-                        // Its class is another one: series and groups are to be found again.
+                        // Its class is another one: series and groups are to be found again. The number of the old
+                        // one may be given out again within this very batch.
+                        s.classes.clear();
                         let device = s.pairs[p].device;
                         for (pair, placed) in s.pairs.iter().zip(&mut placed) {
                             *placed &= pair.device != device;

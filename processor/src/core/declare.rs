@@ -227,6 +227,7 @@ impl Partition {
                 newest = 0;
             }
         }
+        self.profiles.know_all(&self.agents);
     }
 
     /// Says at every series whether an episode is under way.

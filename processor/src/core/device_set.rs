@@ -65,15 +65,9 @@ impl DeviceSet {
         let Some(last) = len.checked_sub(1).and_then(|more| first.checked_add(more)) else {
             return;
         };
-        match &mut self.0 {
-            Form::Many(many) if len > 1 => {
-                many.insert_range(first..=last);
-            }
-            _ => {
-                for device in first..=last {
-                    self.insert(device);
-                }
-            }
+        // One by one: the bitmap's own insertion of ranges leaves run containers, another form of the same set.
+        for device in first..=last {
+            self.insert(device);
         }
     }
 
@@ -136,11 +130,7 @@ impl DeviceSet {
 
     /// Appends the set: its length, then up to 32 devices as distances, more as a bitmap in the standard Roaring
     /// format (with runs, where they are shorter) behind its size; numbers as varints.
-    pub(crate) fn save(&self, out: &mut Vec<u8>) {
-        self.save_as(out, true);
-    }
-
-    /// The same, with runs packed (small) or not (quick).
+    /// Runs are packed (small) or not (quick).
     pub(crate) fn save_as(&self, out: &mut Vec<u8>, small: bool) {
         put_varint(out, self.len());
         match &self.0 {
@@ -166,7 +156,7 @@ impl DeviceSet {
         }
     }
 
-    /// Takes what [`Self::save`] wrote; none if the bytes are not of that form, or are of more than 2^24 devices.
+    /// Takes what [`Self::save_as`] wrote; none if the bytes are not of that form, or are of more than 2^24 devices.
     pub(crate) fn load(bytes: &mut &[u8]) -> Option<Self> {
         let len = take_varint(bytes)?;
         if len <= FEW_MAX as u64 {
@@ -208,7 +198,7 @@ mod tests {
 
     fn saved(set: &DeviceSet) -> Vec<u8> {
         let mut out = Vec::new();
-        set.save(&mut out);
+        set.save_as(&mut out, true);
         out
     }
 

@@ -124,6 +124,7 @@ impl Partition {
                 |group| changed.push(group),
             );
         }
+        self.profiles.know_all(&self.agents);
         self.queue(changed);
     }
 

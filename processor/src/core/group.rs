@@ -31,7 +31,10 @@ impl Ring {
     /// What is at a pane that is not before the frontier.
     #[inline]
     pub(crate) fn get(&self, pane: i64) -> u32 {
-        let at = usize::try_from(pane - self.base).unwrap_or(usize::MAX);
+        let at = pane
+            .checked_sub(self.base)
+            .and_then(|at| usize::try_from(at).ok());
+        let at = at.unwrap_or(usize::MAX);
         self.cells.get(at).copied().unwrap_or(EMPTY)
     }
 

@@ -50,6 +50,15 @@ impl Steps {
         }
     }
 
+    /// Takes from a bucket, or from the nearest older one, where it was joined to that.
+    fn take_joined(&mut self, bucket: i64, n: u64) {
+        let at = self.0.partition_point(|s| s.0 <= bucket);
+        if let Some(step) = at.checked_sub(1).and_then(|at| self.0.get(at)) {
+            let bucket = step.0;
+            self.take(bucket, n);
+        }
+    }
+
     /// Sum of the buckets from `bucket` on.
     fn from(&self, bucket: i64) -> u64 {
         let newer = self.0.iter().rev().take_while(|s| s.0 >= bucket);
@@ -106,7 +115,7 @@ impl Members {
 
     fn leave(&mut self, join: i64, view: &View) {
         self.devices -= 1;
-        self.first.take(self.bucket(join), 1);
+        self.first.take_joined(self.bucket(join), 1);
         self.done.take(self.bucket(view.progress.max(join)), 1);
         self.heard.take(i64::from(view.hour), 1);
     }
@@ -406,6 +415,13 @@ impl Profiles {
         }
         let view = &mut self.views[agent as usize];
         (view.progress, view.hour) = (progress, hour);
+    }
+
+    /// Knows every agent, those without devices too, as it is now.
+    pub(crate) fn know_all(&mut self, agents: &Agents) {
+        if let Some(last) = agents.len().checked_sub(1) {
+            self.view_mut(last as u32, agents);
+        }
     }
 
     /// Forgets everything, for a fresh start of the groups.

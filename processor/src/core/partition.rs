@@ -14,7 +14,7 @@ use super::alerts::Alerts;
 use super::cold::{Outbox, Saving};
 use super::count::{Origin, Scratch};
 use super::declare::Declared;
-use super::effects::Effects;
+use super::effects::{Changed, Effects};
 use super::flush::Scan;
 use super::group::Group;
 use super::held::Held;
@@ -82,6 +82,8 @@ pub struct Partition {
     pub(crate) emit: Vec<u32>,
     /// (group, pane) of rows of the outbox that changed since the last flush.
     pub(crate) cold_changed: Vec<(u32, i64)>,
+    /// Windows to be read from the store that a hot pane changed; empty between flushes.
+    pub(crate) cold_windows: Vec<Changed>,
     pub(crate) outbox: Outbox,
     /// A checkpoint under way: its offset and what it carries.
     pub(crate) in_flight: Option<(u64, Arc<Outbox>)>,

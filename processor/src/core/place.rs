@@ -47,7 +47,7 @@ impl Partition {
                 let group = match self.group_index.get(&key) {
                     Some(&group) => group,
                     // Remembered as missing, so that its events are not lost without a word.
-                    None if self.groups.len() >= GROUPS_MAX => NONE,
+                    None if self.group_index.len() >= GROUPS_MAX => NONE,
                     None => {
                         let group = self.groups.len() as u32;
                         self.groups.push(Group::new(slot, key.1.clone(), hop));

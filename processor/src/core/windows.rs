@@ -349,6 +349,7 @@ impl Partition {
             }
         }
         self.emit = later;
+        fx.cold.append(&mut self.cold_windows);
         let mut cold = std::mem::take(&mut self.cold_changed);
         cold.sort_unstable();
         cold.dedup();
@@ -369,9 +370,15 @@ impl Partition {
         let Some(aggregate) = self.aggregate(owner.slot) else {
             return;
         };
+        let frontier = aggregate.frontier;
         for start in pane - aggregate.spec.panes() + 1..=pane {
             match self.groups[group as usize].ring.get(start) {
-                EMPTY | SEALED => {}
+                // It has left memory, but not everything that it is made of.
+                SEALED => self.cold_windows.push(Changed { group, pane: start }),
+                EMPTY if start < frontier => {
+                    self.cold_windows.push(Changed { group, pane: start });
+                }
+                EMPTY => {}
                 cell => {
                     let life = &mut self.cells[cell as usize].life;
                     if !std::mem::replace(&mut life.emit, true) {
@@ -385,7 +392,12 @@ impl Partition {
     /// The row of a window that is wholly in memory.
     pub(crate) fn window_row(&self, group: u32, pane: i64) -> Option<RowPart> {
         let owner = &self.groups[group as usize];
-        let panes = self.aggregate(owner.slot)?.spec.panes();
+        let aggregate = self.aggregate(owner.slot)?;
+        let panes = aggregate.spec.panes();
+        // Events of panes before the frontier go to the outbox, even where a cell is still here.
+        if pane < aggregate.frontier {
+            return None;
+        }
         let life = match owner.ring.get(pane) {
             EMPTY | SEALED => return None,
             cell => self.cells[cell as usize].life,

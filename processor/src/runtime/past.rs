@@ -9,6 +9,8 @@ use crate::core::{Changed, Partition, StoredRow};
 
 /// Rows read from the store at once; a stretch of time that has more is cut.
 const ROWS_AT_ONCE_MAX: usize = 20_000;
+/// Rows read at most for a single start: panes of a window times groups.
+const ROWS_MAX: usize = 10_000_000;
 /// Stretches looked through for one query: of a doubling length through what is empty.
 const STRETCHES_MAX: usize = 4096;
 /// No event is older: 2020-01-01.
@@ -74,6 +76,7 @@ impl Past {
         query: &HistoryQuery,
         from: i64,
         to: i64,
+        most: usize,
     ) -> Result<Option<Vec<RowPart>>, Error> {
         let range = self.with(|p| p.history_range(query, from, to));
         let Some((first, last)) = range else {
@@ -81,22 +84,22 @@ impl Past {
         };
         let ((stored, more), saved) = self.as_of(|| {
             let mut rows: Vec<StoredRow> = Vec::new();
-            let more = self.log.rows_range(
-                self.partition,
-                &first,
-                &last,
-                ROWS_AT_ONCE_MAX,
-                |key, value| rows.push((key.to_vec(), value.to_vec())),
-            )?;
+            let more = self
+                .log
+                .rows_range(self.partition, &first, &last, most, |key, value| {
+                    rows.push((key.to_vec(), value.to_vec()))
+                })?;
             Ok((rows, more))
         })?;
         if more {
             return Ok(None);
         }
-        let saved = saved.map(|o| o.0);
-        Ok(Some(
-            self.with(|p| p.history(query, (from, to), &stored, saved)),
-        ))
+        let rows = self.with(|p| p.history(query, (from, to), &stored, saved.map(|o| o.0)));
+        // A checkpoint that ended meanwhile has taken away what was on its way: look again.
+        if self.log.latest_offset(self.partition)? != saved {
+            return self.stretch(query, from, to, most);
+        }
+        Ok(Some(rows))
     }
 
     fn list(&self, query: &HistoryQuery) -> Result<Vec<RowPart>, Error> {
@@ -112,6 +115,7 @@ impl Past {
         let to = query.to.min(end);
         let (mut low, mut high) = (from, to);
         let mut length = 64 * unit;
+        let mut most = ROWS_AT_ONCE_MAX;
         let mut out: Vec<RowPart> = Vec::new();
         for _ in 0..STRETCHES_MAX {
             if low >= high || out.len() >= query.limit {
@@ -122,12 +126,14 @@ impl Past {
             } else {
                 (low, low.saturating_add(length).min(high))
             };
-            let Some(rows) = self.stretch(query, a, b)? else {
+            let Some(rows) = self.stretch(query, a, b, most)? else {
                 // Too many: unless it is a single start, which must be taken as it is.
-                if length <= 1_000_000 {
+                if length <= 1_000_000 && most < ROWS_MAX {
+                    most *= 8;
+                } else if length <= 1_000_000 {
                     tracing::warn!(
                         partition = self.partition.0,
-                        "more than {ROWS_AT_ONCE_MAX} groups in one window of the past are not listed"
+                        "more than {ROWS_MAX} rows of one window of the past are not listed"
                     );
                     (low, high) = if query.newest { (low, a) } else { (b, high) };
                 } else {

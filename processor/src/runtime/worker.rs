@@ -61,6 +61,8 @@ pub(super) struct Worker {
     saved_hash: Option<u64>,
     next_checkpoint: Instant,
     saving_since: Instant,
+    /// Offset of the checkpoint under way.
+    saving_offset: Option<Offset>,
     /// Notices of the present state were not saved: it must not be either.
     abandoned: bool,
     marks: VecDeque<Mark>,
@@ -147,6 +149,7 @@ impl Worker {
             saved_hash: None,
             next_checkpoint: now + turn,
             saving_since: now,
+            saving_offset: None,
             abandoned: false,
             marks,
             bytes: 0,
@@ -339,6 +342,7 @@ impl Worker {
         };
         metrics::histogram!("tidewatch_checkpoint_pause_seconds")
             .record(began.elapsed().as_secs_f64());
+        self.saving_offset = Some(Offset(saving.offset));
         let (done, result) = channel();
         let job = Job {
             partition: PartitionId(self.number),
@@ -395,20 +399,32 @@ impl Worker {
         let mut saved = done.result.is_ok();
         if !saved {
             // After a full disk or an I/O error it may be there or not.
-            if let Ok(latest) = self.log.latest_offset(partition) {
-                saved = latest.is_some() && latest == Some(done.offset) && latest != self.saved;
-                self.saved = latest;
-            }
+            let latest = loop {
+                match self.log.latest_offset(partition) {
+                    Ok(latest) => break latest,
+                    // Until that is known nothing may be saved: what is there would be merged again.
+                    Err(error) => {
+                        tracing::error!(
+                            partition = self.number,
+                            "failed to read which checkpoint is there, trying again in {CHECKPOINT_RETRY:?}: {error}"
+                        );
+                        std::thread::sleep(CHECKPOINT_RETRY);
+                    }
+                }
+            };
+            saved = latest.is_some() && latest == self.saving_offset && latest != self.saved;
+            self.saved = latest;
             if !saved {
                 return false;
             }
         }
-        self.saved = Some(done.offset);
+        self.saved = self.saving_offset;
+        let offset = self.saving_offset.unwrap_or(done.offset);
         self.saved_ingest = Some(done.ingest);
         self.outbox.note_saved(self.number, done.ingest);
         self.saved_hash = Some(done.hash);
         self.marks.push_back(Mark {
-            offset: done.offset,
+            offset,
             ingest: done.ingest,
             bytes: self.bytes,
         });
