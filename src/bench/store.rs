@@ -81,7 +81,10 @@ impl Store {
         let partition = PartitionId(number);
         self.lengthen(partition, p.offset())?;
         let began = Instant::now();
-        let (saving, pause) = measured(|| p.begin_checkpoint(Vec::new()));
+        // As the server's thread for checkpoints does: memory that was touched before.
+        let mut buffer = vec![1; p.memory() + p.memory() / 8];
+        buffer.clear();
+        let (saving, pause) = measured(|| p.begin_checkpoint(buffer));
         let Some(mut saving) = saving else {
             anyhow::bail!("partition {number} is not at rest");
         };
