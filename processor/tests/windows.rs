@@ -87,6 +87,16 @@ fn a_hopping_window_is_the_sum_of_its_panes() {
 }
 
 #[test]
+fn an_earlier_pane_shows_in_all_its_windows_though_a_later_one_came_first() {
+    let mut b = Bench::with(vec![spec("hop", 60, 10, &[])], &[]);
+    b.at(T0 + 61 * S, &[one(1, T0 + 55 * S, 1.0, T0 + 61 * S)]);
+    b.at(T0 + 62 * S, &[one(2, T0 + 25 * S, 2.0, T0 + 62 * S)]);
+    for (start, count) in [(-30, 1), (-10, 1), (0, 2), (20, 2), (30, 1), (50, 1)] {
+        assert_eq!(b.row(0, &[], T0 + start * S).count, count, "start {start}");
+    }
+}
+
+#[test]
 fn late_events_of_sealed_panes_revise_their_windows_through_the_store() {
     let mut b = Bench::with(vec![spec("hop", 60, 10, &[])], &[]);
     let hour = T0 + HOUR;

@@ -100,7 +100,7 @@ impl Partition {
         }
         let cell = match owner.ring.get(pane) {
             SEALED => return self.cold_target(group, t, EMPTY),
-            EMPTY => self.new_cell(group, pane),
+            EMPTY => self.new_life(group, pane),
             cell => cell,
         };
         let (second, offset) = (self.now.div_euclid(SECOND), self.offset);
@@ -118,6 +118,8 @@ impl Partition {
         let content = state.content.get_or_insert_with(|| Box::new(Pane::new()));
         content.revision = offset;
         if is_first {
+            // The cell may have been there for its window only.
+            self.add_lives(group, pane);
             self.wake_at_end(group, pane);
         }
         Target::Hot(cell)
@@ -154,8 +156,8 @@ impl Partition {
         Target::Cold(rows, cell)
     }
 
-    /// A cell, and cells for the lives of the other windows over its pane.
-    fn new_cell(&mut self, group: u32, pane: i64) -> u32 {
+    /// Cells for the lives of the other windows over a pane.
+    fn add_lives(&mut self, group: u32, pane: i64) {
         let slot = self.groups[group as usize].slot;
         let (panes, frontier) = self
             .aggregate(slot)
@@ -165,7 +167,6 @@ impl Partition {
                 self.new_life(group, start);
             }
         }
-        self.new_life(group, pane)
     }
 
     fn new_life(&mut self, group: u32, pane: i64) -> u32 {
