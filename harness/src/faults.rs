@@ -57,11 +57,9 @@ impl World {
             }
             Fault::ClockHour => self.misset_clock(n, HOUR),
             Fault::ClockDecade => self.misset_clock(n, 10 * YEAR),
-            Fault::Clock1970 => {
-                self.set_clock(n, -(START - DAY));
-                let at = self.now + self.rng.range(5 * MINUTE, HOUR);
-                self.plan(at, Happening::ClockRight(n));
-            }
+            Fault::ClockWeeks => self.set_back(n, 40 * DAY),
+            Fault::ClockYears => self.set_back(n, 2 * YEAR),
+            Fault::Clock1970 => self.set_back(n, START - DAY),
             Fault::IngestCrash => self.ingest_down(pause.min(2 * MINUTE)),
             Fault::IngestOutage => {
                 let pause = self.rng.range(2 * MINUTE, 30 * MINUTE);
@@ -149,8 +147,13 @@ impl World {
     }
 
     fn misset_clock(&mut self, n: usize, by: i64) {
-        let offset = if self.rng.chance(500) { by } else { -by };
-        self.set_clock(n, offset);
+        let by = if self.rng.chance(500) { by } else { -by };
+        self.set_back(n, by);
+    }
+
+    /// The clock is so far behind for a while.
+    fn set_back(&mut self, n: usize, by: i64) {
+        self.set_clock(n, -by);
         let at = self.now + self.rng.range(5 * MINUTE, HOUR);
         self.plan(at, Happening::ClockRight(n));
     }

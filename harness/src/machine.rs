@@ -57,7 +57,7 @@ impl World {
                 self.plan(now + 5 * MINUTE, Happening::Start(n, starts));
                 return Ok(());
             }
-            return Err(format!("{} does not start: {error}", node.id));
+            return Err(format!("{} does not start: {error:?}", node.id));
         }
         self.resolve_doubt(n, true)?;
         let node = &mut self.nodes[n];
@@ -214,7 +214,9 @@ impl World {
                 let starts = node.starts;
                 self.plan(self.now + 5 * MINUTE, Happening::Start(n, starts));
             }
-            Err(error) => return Err(format!("{} does not open again: {error}", node.id)),
+            // It dies while it opens the buffer.
+            Err(_) if node.disk.is_dead() => {}
+            Err(error) => return Err(format!("{} does not open again: {error:?}", node.id)),
         }
         Ok(())
     }

@@ -55,6 +55,10 @@ names! {
         Clone = "clone",
         /// The clock is set an hour forward or back.
         ClockHour = "clock 1 h",
+        /// The clock falls 40 days behind: its events are older than panes and hours are kept.
+        ClockWeeks = "clock 40 d",
+        /// The clock falls two years behind: its events are older than everything that is kept.
+        ClockYears = "clock 2 y",
         /// The clock is set ten years forward or back.
         ClockDecade = "clock 10 y",
         /// The clock begins again in 1970.
