@@ -84,6 +84,8 @@ pub struct Outcome {
     pub pages: Vec<Page>,
     /// Agents with an identity incident.
     pub incidents: Vec<String>,
+    /// What was set aside and can be released: its number, and its earliest event's time if that is known.
+    pub held: Vec<(u64, Option<i64>)>,
     /// The ledger; only at a flush.
     pub totals: Option<Totals>,
 }
@@ -123,6 +125,9 @@ impl Outcome {
         }
         for agent in &self.incidents {
             h.update(agent.as_bytes());
+        }
+        for (id, _) in &self.held {
+            h.update(&id.to_le_bytes());
         }
         if let Some(t) = self.totals {
             for n in [t.accepted, t.counted, t.duplicate, t.quarantined, t.too_old] {
@@ -236,6 +241,14 @@ impl Cloud {
             rows,
             pages: pages.collect(),
             incidents: fx.incidents.into_iter().filter_map(|i| i.agent).collect(),
+            held: fx
+                .quarantine
+                .iter()
+                .filter_map(|item| {
+                    let id = item.id.as_ref()?.rsplit('-').next()?.parse().ok()?;
+                    Some((id, item.event_time.map(|t| t.0)))
+                })
+                .collect(),
             totals: fx.summary.map(|s| s.totals),
         }
     }
@@ -353,6 +366,12 @@ impl Cloud {
     /// Progress of the agent of a device; none if the device is not known.
     pub fn progress(&self, device: &str) -> Option<i64> {
         self.partition.find_device(device).map(|d| d.progress.0)
+    }
+
+    /// The bytes of what was set aside, as an operator's release brings them.
+    pub fn held_record(&self, id: u64) -> Option<Vec<u8>> {
+        let unsaved = self.partition.held_record(id);
+        unsaved.or_else(|| self.store.rows.get(&Partition::held_key(id)).cloned())
     }
 
     /// Everything there is, from memory and store: rows of all tiers, completeness, open alerts, and

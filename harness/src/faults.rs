@@ -55,7 +55,12 @@ impl World {
                 self.plan(self.now + pause, Happening::Start(at, starts));
                 self.plan(self.now + pause, Happening::Round(at));
             }
-            Fault::ClockHour => self.misset_clock(n, HOUR),
+            Fault::ClockHour => {
+                // Sometimes about as much as is still believed (P5).
+                let little = self.rng.range(4 * MINUTE, 6 * MINUTE);
+                let by = self.rng.pick(&[HOUR, HOUR, little]);
+                self.misset_clock(n, by);
+            }
             Fault::ClockDecade => self.misset_clock(n, 10 * YEAR),
             Fault::ClockWeeks => self.set_back(n, 40 * DAY),
             Fault::ClockYears => self.set_back(n, 2 * YEAR),
@@ -167,6 +172,7 @@ impl World {
         } else {
             node.skip_sensors(self.now);
         }
+        node.clock_sets += u32::from(node.offset != offset);
         node.offset = offset;
     }
 }

@@ -13,7 +13,7 @@ use crate::world::{Happening, Upload, World};
 
 /// Who waits for a record to be durable.
 #[derive(Debug, Clone)]
-enum Waiting {
+pub(crate) enum Waiting {
     Agent {
         node: usize,
         agent: u16,
@@ -69,7 +69,7 @@ impl Front {
 }
 
 impl World {
-    fn enqueue(&mut self, record: Vec<u8>, waiting: Waiting, alone: bool) {
+    pub(crate) fn enqueue(&mut self, record: Vec<u8>, waiting: Waiting, alone: bool) {
         if self.front.queue.is_empty() {
             let most = self
                 .rng
@@ -101,7 +101,24 @@ impl World {
         if is_gone || !self.front.up {
             return Ok(());
         }
+        if self.rng.chance(50) {
+            self.misdirect(upload)?;
+        }
         self.admit(upload)
+    }
+
+    /// A message comes on the topic of another agent: refused, whatever is in it (N1).
+    fn misdirect(&self, upload: &Upload) -> Result<(), String> {
+        let own = &self.nodes[upload.node].id;
+        let most = self.front.limits.batch_bytes_max;
+        for other in self.nodes.iter().map(|n| &n.id).filter(|id| *id != own) {
+            if batch::admit(other, &upload.payload, most).is_ok() {
+                return Err(format!(
+                    "a batch of {own} was admitted on the topic of {other}"
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// Admission of a batch.

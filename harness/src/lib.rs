@@ -6,7 +6,7 @@
 //! [`oracle`] knows every event that an agent accepted and compares every window, ledger and alert.
 //!
 //! Read `scenario` → `world` (the queue of happenings) → `node` `machine` (agents) → `front` (ingest and
-//! log) → `processing` `cloud` (the only contact with the processor) → `faults` `matrix` → `oracle/`.
+//! log) → `processing` `cloud` (the only contact with the processor) → `operator` `faults` `matrix` → `oracle/`.
 
 pub mod cloud;
 pub mod disk;
@@ -15,6 +15,7 @@ pub mod front;
 mod machine;
 pub mod matrix;
 pub mod node;
+mod operator;
 pub mod oracle;
 pub mod plain;
 mod processing;

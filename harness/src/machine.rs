@@ -15,6 +15,9 @@ use crate::world::{Happening, Upload, World};
 /// How often an agent commits its samples, about.
 const ROUND: i64 = 24 * MINUTE;
 
+/// Un-acked ranges under way (A3).
+const IN_FLIGHT_MAX: usize = 8;
+
 /// What becomes of a message on its way.
 #[derive(Debug, Default)]
 struct Way {
@@ -61,6 +64,10 @@ impl World {
         }
         self.resolve_doubt(n, true)?;
         let node = &mut self.nodes[n];
+        let unsaved = std::mem::take(&mut node.unsaved);
+        if node.clock_sets == node.unsaved_under {
+            self.oracle.unsaved(node.agent, &unsaved);
+        }
         if !self.healing {
             node.tell_sites(now);
         }
@@ -119,6 +126,7 @@ impl World {
             return Ok(());
         }
         core.connected();
+        node.sent.clear();
         self.pump(n)
     }
 
@@ -263,6 +271,15 @@ impl World {
         let node = &mut self.nodes[n];
         let (agent, epoch) = (node.agent, node.epoch);
         let first = !std::mem::replace(&mut node.has_spoken, true);
+        if let Some(last) = header.last_seq() {
+            let newest = node.sent.entry(header.e_inc).or_default();
+            let in_flight = node.core.as_ref().map_or(0, |c| c.session().in_flight());
+            // An ack or a loss of the middle of a range leaves two of it: only a new one is too many.
+            if header.first_seq > *newest && in_flight > IN_FLIGHT_MAX {
+                return Err(format!("{in_flight} ranges of {} in flight", node.id));
+            }
+            *newest = last.max(*newest);
+        }
         self.oracle.sent(agent, header.incarnation, header.tx_no);
         self.say(|| {
             format!(
@@ -314,6 +331,11 @@ impl World {
                     ..upload(None)
                 },
             ));
+        }
+        if !header.gaps.is_empty() && self.rng.chance(300) {
+            // More is dropped while the gap is being told.
+            let at = self.now + self.rng.range(0, SECOND);
+            self.plan(at, Happening::Commit(n));
         }
         for fault in strikes {
             self.strike(fault, n)?;
@@ -433,6 +455,18 @@ impl World {
         // Nothing that is still tidied up on the way out reaches the new disk.
         node.disk.set_fuse(Fuse::Blown { left: 0 });
         let was_full = node.disk.is_full();
+        // Taken from the sensors and not stored: the next life must tell of that stretch, for this one has
+        // said that its samples cannot be read again. Across a step of the clock it cannot know which.
+        let (clock, agent) = (node.clock_sets, node.agent);
+        let has_stored = |core: &edge_agent::core::Core| {
+            let life = core.buffer().incarnation();
+            self.oracle.has_stored(agent, life)
+        };
+        if clock == node.life_under && node.core.as_ref().is_some_and(has_stored) {
+            node.unsaved
+                .extend(node.pending.iter().map(|s| s.time.as_micros()));
+            node.unsaved_under = clock;
+        }
         node.core = None;
         node.disk = Disk::new(image);
         node.disk.set_full(was_full);
@@ -441,5 +475,30 @@ impl World {
         node.epoch += 1;
         let starts = node.starts;
         self.plan(self.now + pause, Happening::Start(n, starts));
+        // Some die again soon: answers to several short lives cross.
+        if !self.healing && self.rng.chance(300) {
+            let soon = self.rng.pick(&[10 * SECOND, MINUTE, 10 * MINUTE]);
+            let at = self.now + pause + self.rng.range(SECOND, soon);
+            self.plan(at, Happening::DieAgain(n, starts));
+        }
+    }
+
+    /// The process of a start dies.
+    pub(crate) fn die_again(&mut self, n: usize, starts: u32) {
+        let node = &self.nodes[n];
+        if !self.healing && node.starts == starts && node.core.is_some() {
+            let image = node.disk.seen();
+            let pause = self.rng.range(SECOND, 20 * SECOND);
+            self.die(n, image, pause);
+        }
+    }
+
+    /// A machine's agent commits out of turn.
+    pub(crate) fn commit_now(&mut self, n: usize) -> Result<(), String> {
+        if self.nodes[n].core.is_some() {
+            self.nodes[n].read_sensors(self.now.min(self.size.end()));
+            self.commit(n)?;
+        }
+        self.pump(n)
     }
 }

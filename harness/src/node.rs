@@ -1,5 +1,6 @@
 //! A machine with an agent on it: disk, clock, sensors, and the real core while the process lives.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use edge_agent::buffer::{self, open_backend};
@@ -64,6 +65,16 @@ pub struct Node {
     pub images: Vec<Image>,
     /// Its lives.
     pub lives: Vec<Incarnation>,
+    /// The newest event of each life that went over this connection.
+    pub sent: BTreeMap<Incarnation, u64>,
+    /// Times of samples that died in memory with the process, for the next life to tell of.
+    pub unsaved: Vec<i64>,
+    /// How often the clock was set; that number when samples died in memory, and when this life began.
+    pub clock_sets: u32,
+    /// See above.
+    pub unsaved_under: u32,
+    /// See above.
+    pub life_under: u32,
     started: i64,
     sensors: Vec<Sensor>,
     settings: buffer::Settings,
@@ -112,6 +123,11 @@ impl Node {
             doubt: None,
             images: Vec::new(),
             lives: Vec::new(),
+            sent: BTreeMap::new(),
+            unsaved: Vec::new(),
+            clock_sets: 0,
+            unsaved_under: 0,
+            life_under: 0,
             started: now,
             sensors,
             settings,
@@ -129,6 +145,8 @@ impl Node {
             pending: Vec::new(),
             doubt: None,
             images: Vec::new(),
+            sent: BTreeMap::new(),
+            unsaved: Vec::new(),
             lives: self.lives.clone(),
             sensors: self.sensors.clone(),
             settings: self.settings.clone(),
@@ -172,6 +190,7 @@ impl Node {
             jitter,
         ));
         self.started = now;
+        self.life_under = self.clock_sets;
         self.has_spoken = false;
         self.wake_at = i64::MAX;
         Ok(())
@@ -232,6 +251,14 @@ impl Node {
         for sensor in &mut self.sensors {
             sensor.next = sensor.next.max(now + 1);
         }
+    }
+
+    /// A device but the last one is unplugged; none if there is no other.
+    pub fn unplug(&mut self) -> Option<String> {
+        let sensor = (self.sensors.len() > 1).then(|| self.sensors.remove(0))?;
+        let device = sensor.device;
+        self.pending.retain(|s| s.device != device);
+        Some(device.as_str().to_owned())
     }
 
     /// Every device says where it is, as an agent does at its start.

@@ -17,6 +17,7 @@ impl World {
             let p = &mut self.processing;
             let outcome = p.cloud.step(block.offset, block.ingest, &block.records);
             p.hashes.push(outcome.hash());
+            p.held.extend_from_slice(&outcome.held);
             p.done += 1;
             self.say(|| told(at, block, &outcome));
             let agents = &self.agents;
@@ -25,7 +26,10 @@ impl World {
             let taken = self
                 .oracle
                 .take_block(number, block, &outcome, &agent)
-                .and_then(|()| self.oracle.take_outcome(number, &outcome, &agent));
+                .and_then(|()| {
+                    self.oracle
+                        .take_outcome(number, block.ingest, &outcome, &agent)
+                });
             taken.map_err(|e| format!("at block {at}, {}: {e}", block.ingest))?;
             if outcome.totals.is_some() && self.rng.chance(400) {
                 let cloud = &self.processing.cloud;

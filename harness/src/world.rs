@@ -61,6 +61,12 @@ pub enum Happening {
     Checkpoint,
     /// A tick is due.
     Tick,
+    /// A machine's agent commits out of turn.
+    Commit(usize),
+    /// A machine's process dies again (if it is the start of this number).
+    DieAgain(usize, u32),
+    /// An operator does something.
+    Operator,
     /// The simulation of faults ends.
     Heal,
 }
@@ -110,6 +116,8 @@ pub(crate) struct Processing {
     pub checkpoint_due: bool,
     /// The next checkpoint fails.
     pub fails: bool,
+    /// What was set aside and nobody has released yet: its number and event time.
+    pub held: Vec<(u64, Option<i64>)>,
 }
 
 /// Everything.
@@ -132,6 +140,8 @@ pub struct World {
     pub(crate) matrix: Matrix,
     traps: Vec<Trap>,
     pub(crate) healing: bool,
+    /// Devices that were unplugged and are to be taken out of service.
+    pub(crate) unplugged: Vec<String>,
     /// Copies that arrive days later.
     pub(crate) late: Vec<(i64, Upload)>,
     /// Messages in a thousand that the network loses, doubles or holds up without any trap.
@@ -167,6 +177,7 @@ impl World {
             matrix: Matrix::default(),
             traps: Vec::new(),
             healing: false,
+            unplugged: Vec::new(),
             late: Vec::new(),
             tell,
         };
@@ -202,6 +213,8 @@ impl World {
         self.declare();
         self.plan(START + MINUTE, Happening::Tick);
         self.plan(START + 5 * MINUTE, Happening::Checkpoint);
+        let at = START + self.rng.range(10 * MINUTE, 90 * MINUTE);
+        self.plan(at, Happening::Operator);
         self.plan(self.size.end(), Happening::Heal);
         // Faults: some seeds are calm, some are not.
         for _ in 0..self.rng.range(2, 24) {
@@ -372,6 +385,12 @@ impl World {
                 Ok(())
             }
             Happening::Tick => self.tick(),
+            Happening::Commit(n) => self.commit_now(n),
+            Happening::DieAgain(n, starts) => {
+                self.die_again(n, starts);
+                Ok(())
+            }
+            Happening::Operator => self.operator(),
             Happening::Heal => self.heal(),
         }
     }

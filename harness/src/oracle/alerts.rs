@@ -52,6 +52,13 @@ impl Episodes {
         Ok(())
     }
 
+    /// The device is out of service: what was under way is over without a word.
+    pub fn drop_device(&mut self, device: u16) {
+        self.open.retain(|place, _| place.1 != device);
+        self.paged.retain(|_, (place, ..)| place.1 != device);
+        self.newest.retain(|series, _| series.0 != device);
+    }
+
     fn end(&mut self, place: Place, block: u64) {
         if let Some(episode) = self.open.remove(&place) {
             self.ended.entry(place).or_default().push(Ended {

@@ -4,8 +4,8 @@ use views::RowState;
 
 use super::windows::Extreme;
 use super::{Fate, Oracle};
-use crate::cloud::{Open, Outcome};
-use crate::scenario::{DAY, GroupBy, HOUR, PLANS};
+use crate::cloud::{Open, Outcome, Row};
+use crate::scenario::{DAY, GroupBy, HOUR, MINUTE, PLANS, SECOND};
 
 impl Oracle {
     /// Takes what a step gave: rows grow, windows settle, pages are real.
@@ -14,6 +14,7 @@ impl Oracle {
     pub fn take_outcome(
         &mut self,
         number: u64,
+        ingest: i64,
         outcome: &Outcome,
         agent: &dyn Fn(&str) -> Option<u16>,
     ) -> Result<(), String> {
@@ -30,6 +31,7 @@ impl Oracle {
             }
             truth.incidents += 1;
         }
+        self.held.extend(outcome.held.iter().map(|h| h.0));
         for row in &outcome.rows {
             let key = (row.plan, row.group, row.start);
             let before = self.rows.insert(key, row.clone());
@@ -40,6 +42,10 @@ impl Oracle {
                     "a row without a greater revision: {row:?} after {before:?}"
                 ));
             }
+            if let Some(wrong) = self.wrong(row) {
+                return Err(format!("given out: {wrong}"));
+            }
+            self.check_life(row, old, ingest)?;
             let was_open = old.is_none_or(|b| b.state == RowState::Open);
             if was_open && row.state == RowState::Settled {
                 self.settled(key, row.settled)?;
@@ -51,6 +57,30 @@ impl Oracle {
                 .get(&page.device)
                 .ok_or("a page for no device")?;
             self.episodes.page(page, device, number)?;
+        }
+        Ok(())
+    }
+
+    /// A window settles when it is complete and over for 5 s, or over for 15 min; from then on what comes is
+    /// late.
+    fn check_life(&mut self, row: &Row, old: Option<&Row>, ingest: i64) -> Result<(), String> {
+        if row.state == RowState::Open {
+            return Ok(());
+        }
+        if let Some(old) = old.filter(|b| b.state != RowState::Open) {
+            let settled_with = old.count - old.late;
+            if row.late + settled_with != row.count {
+                return Err(format!("it settled with {settled_with} events: {row:?}"));
+            }
+            return Ok(());
+        }
+        let is_enough = row
+            .settled
+            .is_some_and(|(done, all)| done * 1000 >= all * 995);
+        let end = row.start + PLANS[row.plan].window;
+        let wait = if is_enough { 5 * SECOND } else { 15 * MINUTE };
+        if ingest < end + wait {
+            return Err(format!("settled at {ingest}, which is too early: {row:?}"));
         }
         Ok(())
     }
@@ -92,6 +122,20 @@ impl Oracle {
     ///
     /// **Errors**: the event.
     pub fn check_progress(&self, progress: impl Fn(&str) -> Option<i64>) -> Result<(), String> {
+        for agent in &self.agents {
+            // Of one life the newest transmission counts, be it the last to arrive or not (P2).
+            let device = &self.devices[agent.device as usize].name;
+            if agent.suspect.is_none()
+                && agent.heard.len() == 1
+                && let Some(progress) = progress(device)
+                && progress != agent.newest.1
+            {
+                return Err(format!(
+                    "the agent of {device} has come to {progress}, but its transmission {} says {}",
+                    agent.newest.0, agent.newest.1
+                ));
+            }
+        }
         for (number, agent) in self.agents.iter().enumerate() {
             let Some(&(time, id)) = agent.pending.first() else {
                 continue;
@@ -151,7 +195,8 @@ impl Oracle {
         horizons.is_none_or(|h| start >= h[tier as usize])
     }
 
-    fn check_windows(&self, all: &Outcome) -> Result<(), String> {
+    /// What is wrong with what a window, hour or day holds; none if it is the truth.
+    fn wrong(&self, row: &Row) -> Option<String> {
         let extreme = |got: (f64, &Option<(i64, std::sync::Arc<str>)>), must: Extreme| {
             must.is_none_or(|(value, time, device)| {
                 let origin = (time, self.devices[device as usize].name.as_str());
@@ -159,23 +204,25 @@ impl Oracle {
                     && got.1.as_ref().is_some_and(|o| (o.0, &*o.1) == origin)
             })
         };
+        let name = PLANS[row.plan].name;
+        let key = (row.tier, row.plan, row.group, row.start);
+        let Some(w) = self.windows.0.get(&key) else {
+            return (row.count > 0).then(|| format!("{name}: a window of nothing: {row:?}"));
+        };
+        let same = row.count == w.count
+            && row.numeric == w.numeric
+            && row.sum == w.sum
+            && row.distinct == w.distinct()
+            && extreme((row.min, &row.origins[0]), w.min)
+            && extreme((row.max, &row.origins[1]), w.max);
+        (!same).then(|| format!("{name}: {row:?} must be {w:?} ({} devices)", w.distinct()))
+    }
+
+    fn check_windows(&self, all: &Outcome) -> Result<(), String> {
         for row in &all.rows {
-            let key = (row.tier, row.plan, row.group, row.start);
             let name = PLANS[row.plan].name;
-            let Some(w) = self.windows.0.get(&key) else {
-                return Err(format!("{name}: a window of nothing: {row:?}"));
-            };
-            let same = row.count == w.count
-                && row.numeric == w.numeric
-                && row.sum == w.sum
-                && row.distinct == w.distinct()
-                && extreme((row.min, &row.origins[0]), w.min)
-                && extreme((row.max, &row.origins[1]), w.max);
-            if !same {
-                return Err(format!(
-                    "{name}: {row:?} must be {w:?} ({} devices)",
-                    w.distinct()
-                ));
+            if let Some(wrong) = self.wrong(row) {
+                return Err(wrong);
             }
             if row.tier > 0 {
                 continue;
@@ -207,6 +254,15 @@ impl Oracle {
 
     /// What is not counted was declared lost, or was lost with a disk, and the log knows of it.
     fn check_losses(&mut self) -> Result<(), String> {
+        for (number, agent) in self.agents.iter().enumerate() {
+            let is_told = |t: &i64| agent.losses.iter().any(|l| l.0 <= *t && *t <= l.1);
+            let untold = agent.unsaved.iter().find(|t| !is_told(t));
+            if let Some(time) = untold.filter(|_| agent.suspect.is_none()) {
+                return Err(format!(
+                    "a sample of {time} died in the memory of agent {number}, and that stretch was never declared lost"
+                ));
+            }
+        }
         for (&(number, life), ids) in &self.lives {
             for (seq, &id) in (1u64..).zip(ids) {
                 let made = &self.made[id as usize];
@@ -264,6 +320,10 @@ impl Oracle {
             );
             if outstanding > 0 || expected == 0 && !is_left {
                 return Err(format!("not complete at the end: {what}"));
+            }
+            let must = self.expected(plan, group, start, end);
+            if expected != must {
+                return Err(format!("{must} devices must be expected: {what}"));
             }
             if lossy > 0 && !self.agents.iter().any(|a| told(a, start, end)) {
                 return Err(format!("lossy, and nobody lost anything: {what}"));

@@ -82,6 +82,12 @@ impl Oracle {
                     let declared = block.declared.clone().ok_or("a declaration of nothing")?;
                     self.declare(&declared, number)?;
                 }
+                RecordRef::Other(Record::Release(release)) => {
+                    self.release(number, block.ingest, &release, agent)?;
+                }
+                RecordRef::Other(Record::Decommission(device)) => {
+                    self.retire(device.as_str(), block.ingest);
+                }
                 RecordRef::Other(_) => {}
             }
         }
@@ -128,6 +134,7 @@ impl Oracle {
                 self.windows.forget(*plan);
                 self.horizons.remove(plan);
                 self.rows.retain(|key, _| key.0 != *plan);
+                self.retired.retain(|r| r.plan != *plan);
                 self.groups.retain(|key, _| key.0 != *plan);
             }
         }
@@ -145,6 +152,7 @@ impl Oracle {
         self.ledger.counted += 1;
         self.newest = self.newest.max(Some(made.time));
         let device = &mut self.devices[made.device as usize];
+        device.known = device.known.min(made.time);
         if let Measured::Site(site) = made.value {
             if made.time >= device.site.0 {
                 device.site = (made.time, site);
@@ -307,6 +315,47 @@ impl Oracle {
         Ok(())
     }
 
+    /// What was set aside counts, if it is still there and its time will do.
+    fn release(
+        &mut self,
+        number: u64,
+        ingest: i64,
+        release: &event::Release,
+        agent: &dyn Fn(&str) -> Option<u16>,
+    ) -> Result<(), String> {
+        if !self.held.remove(&release.id) {
+            return Ok(());
+        }
+        let mut bytes = release.record.as_slice();
+        let mut events = Vec::new();
+        for _ in 0..varint(&mut bytes).ok_or("a released record is cut")? {
+            events.push(varint(&mut bytes).ok_or("a released record is cut")? as usize);
+        }
+        let len = varint(&mut bytes).ok_or("a released record is cut")?;
+        if len != bytes.len() as u64 {
+            return Err("a released record is of another length".to_owned());
+        }
+        let (header, _) = batch::peek(bytes).map_err(|e| format!("read a release: {e}"))?;
+        let of = agent(header.agent.as_str()).ok_or("a release of nobody")?;
+        let life = self.lives.get(&(of, header.e_inc));
+        let ids = life.and_then(|l| l.get(header.first_seq as usize - 1..));
+        let ids = ids.ok_or("a release of what was never accepted")?;
+        let ids: Vec<u32> = events.iter().filter_map(|e| ids.get(*e).copied()).collect();
+        self.ledger.quarantined -= ids.len() as u64;
+        for id in ids {
+            let made = self.made[id as usize];
+            let shifted = Made {
+                time: made.time.saturating_add(release.shift),
+                ..made
+            };
+            let fate = self.judge(number, ingest, shifted);
+            if made.fate != Fate::Counted {
+                self.made[id as usize].fate = fate;
+            }
+        }
+        Ok(())
+    }
+
     /// What a header declares.
     fn header(&mut self, agent: u16, header: &event::BatchHeader, ingest: i64) {
         for gap in &header.gaps {
@@ -330,6 +379,12 @@ impl Oracle {
         truth.heard.insert(header.incarnation);
         // Events accepted after this transmission left and before what it promised: the promise is broken.
         let promise = header.low_watermark.as_micros().min(ingest);
+        if !truth.watermarks.contains_key(&header.incarnation) {
+            truth.newest = (0, 0);
+        }
+        if header.tx_no > truth.newest.0 {
+            truth.newest = (header.tx_no, promise);
+        }
         let key = (agent, header.incarnation, header.tx_no);
         let known = self.sent.get(&key).copied().unwrap_or(0);
         let broken: Vec<(i64, u32)> = truth
@@ -348,4 +403,17 @@ impl Oracle {
             .or_insert(promise);
         *watermark = promise.max(*watermark);
     }
+}
+
+/// A number as postcard writes it.
+fn varint(bytes: &mut &[u8]) -> Option<u64> {
+    let mut n = 0;
+    for shift in (0..64).step_by(7) {
+        let byte = *bytes.split_off_first()?;
+        n |= u64::from(byte & 0x7f) << shift;
+        if byte < 0x80 {
+            return Some(n);
+        }
+    }
+    None
 }

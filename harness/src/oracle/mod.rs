@@ -4,6 +4,7 @@
 mod alerts;
 mod check;
 mod ledger;
+mod members;
 mod windows;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -96,6 +97,10 @@ struct Agent {
     heard: BTreeSet<Incarnation>,
     /// The newest watermark of each of its lives in the log.
     watermarks: BTreeMap<Incarnation, i64>,
+    /// The newest transmission in the log, and its watermark; of the last life that was heard of.
+    newest: (u64, i64),
+    /// Times of samples that died in memory with a process.
+    unsaved: Vec<i64>,
 }
 
 #[derive(Debug)]
@@ -107,6 +112,8 @@ struct Device {
     first: i64,
     /// Metrics of which some value was counted.
     metrics: [bool; METRICS],
+    /// Earliest event time of all that was taken, attributes included.
+    known: i64,
 }
 
 /// The ledger as it must be.
@@ -142,6 +149,10 @@ pub struct Oracle {
     /// The newest row of each window that the processor gave out.
     rows: FxHashMap<(usize, u32, i64), Row>,
     groups: FxHashMap<(usize, u32), Group>,
+    /// Set aside and not released.
+    held: BTreeSet<u64>,
+    /// Devices that were taken out of service, and where they were expected.
+    retired: Vec<members::Retired>,
     /// Events that were found missing and excused, and why.
     pub(crate) excused: BTreeMap<&'static str, u64>,
     columns: event::Columns,
@@ -167,6 +178,7 @@ impl Oracle {
             site: (i64::MIN, 0),
             first: i64::MAX,
             metrics: [false; METRICS],
+            known: i64::MAX,
         });
     }
 
@@ -207,6 +219,17 @@ impl Oracle {
             life.push(id);
         }
         Ok(())
+    }
+
+    /// Whether a life has accepted anything.
+    pub fn has_stored(&self, agent: u16, life: Incarnation) -> bool {
+        let life = self.lives.get(&(agent, life));
+        life.is_some_and(|l| !l.is_empty())
+    }
+
+    /// Samples of these times died in memory with a process: its successor must tell of that stretch.
+    pub fn unsaved(&mut self, agent: u16, times: &[i64]) {
+        self.agents[agent as usize].unsaved.extend_from_slice(times);
     }
 
     /// A transmission leaves.
