@@ -13,6 +13,7 @@ impl World {
     /// A fault strikes a machine, or the cloud while it deals with that machine.
     pub(crate) fn strike(&mut self, fault: Fault, n: usize) -> Result<(), String> {
         let pause = self.rng.range(SECOND, 20 * MINUTE);
+        let n = self.victim(fault, n);
         match fault {
             // Faults of messages are dealt with where there is one.
             Fault::Loss | Fault::Duplicate | Fault::Delay | Fault::HeldBack | Fault::Garbled => {}
@@ -92,6 +93,20 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// What would restart a machine without a clock strikes another one.
+    fn victim(&self, fault: Fault, n: usize) -> usize {
+        use Fault::*;
+        let spares = matches!(
+            fault,
+            Loss | Duplicate | Delay | HeldBack | Garbled | Drop | IngestCrash | IngestOutage
+        );
+        if spares || !self.nodes[n].clockless {
+            return n;
+        }
+        let other = self.nodes.iter().position(|m| !m.clockless);
+        other.unwrap_or(n)
     }
 
     fn suspect(&mut self, n: usize, fault: Fault) {

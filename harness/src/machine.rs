@@ -152,7 +152,10 @@ impl World {
         if node.pending.is_empty() || node.core.is_none() {
             return Ok(());
         }
-        let fault = self.trap(Step::AppendCommit);
+        let fault = match self.nodes[n].clockless {
+            true => None,
+            false => self.trap(Step::AppendCommit),
+        };
         let left = self.rng.below(24) as u32;
         let node = &mut self.nodes[n];
         match fault {

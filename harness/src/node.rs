@@ -49,6 +49,9 @@ pub struct Node {
     pub core: Option<Core>,
     /// Wall clock minus the true time, microseconds.
     pub offset: i64,
+    /// Nothing ever sets its clock, and it says so: its times are corrected when they arrive (P5). Such a
+    /// machine never restarts here, so that one life says all of its clock.
+    pub clockless: bool,
     /// Counts connections; what was sent on an earlier one may be lost.
     pub epoch: u32,
     /// Counts lives, so that what was planned for an earlier one is dropped.
@@ -115,6 +118,7 @@ impl Node {
             disk: Disk::new(Image::default()),
             core: None,
             offset: rng.range(-300, 300) * 1000,
+            clockless: false,
             epoch: 0,
             starts: 0,
             has_spoken: false,
@@ -133,6 +137,13 @@ impl Node {
             settings,
             rng,
         })
+    }
+
+    /// Takes away its clock: it is off by `offset`, for ever.
+    pub fn lose_clock(&mut self, offset: i64) {
+        self.clockless = true;
+        self.offset = offset;
+        self.settings.bytes_max = 1 << 30;
     }
 
     /// A second machine from an image of this one's disk.
@@ -220,7 +231,11 @@ impl Node {
             floor: floor.map_or(wall, |f| f.min(wall)),
             boottime_us: (now - self.started).max(0) as u64,
             clock: ClockState {
-                quality: ClockQuality::Ntp,
+                quality: if self.clockless {
+                    ClockQuality::None
+                } else {
+                    ClockQuality::Ntp
+                },
                 error_ms: 10,
             },
         }

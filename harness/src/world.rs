@@ -189,7 +189,13 @@ impl World {
         for k in 0..self.size.agents {
             let agent = self.oracle.add_agent();
             let id = format!("agent-{k:02}");
-            let node = Node::new(agent, &id, START, Rng::new(self.seed, 100 + k as u64))?;
+            let mut node = Node::new(agent, &id, START, Rng::new(self.seed, 100 + k as u64))?;
+            if k == 1 && self.rng.chance(600) {
+                let hours = self.rng.range(-5, 5) * HOUR;
+                let offset = self.rng.pick(&[hours, hours, DAY - START, 3000 * DAY]);
+                node.lose_clock(offset);
+                self.oracle.correct(agent);
+            }
             for device in node.devices() {
                 self.oracle.add_device(device, agent);
             }
@@ -409,7 +415,9 @@ impl World {
         }
         for n in 0..self.nodes.len() {
             self.nodes[n].disk.set_full(false);
-            self.set_clock(n, 0);
+            if !self.nodes[n].clockless {
+                self.set_clock(n, 0);
+            }
             let node = &mut self.nodes[n];
             if let Some(core) = &node.core {
                 if !core.session().is_connected() {

@@ -202,6 +202,7 @@ impl Oracle {
     ) -> Result<(), String> {
         let (header, body) = batch::peek(raw).map_err(|e| format!("read a batch: {e}"))?;
         let of = agent(header.agent.as_str()).ok_or("a batch of nobody")?;
+        let shift = self.shift(of, &header, ingest);
         if let Some(last) = header.last_seq() {
             let range = SeqRange {
                 incarnation: header.e_inc,
@@ -220,9 +221,9 @@ impl Oracle {
                 self.compare(&columns, i, &self.made[id as usize])?;
             }
             self.columns = columns;
-            self.events(number, ingest, of, &ids, grown)?;
+            self.events((number, ingest, shift), of, &ids, grown)?;
         }
-        self.header(of, &header, ingest);
+        self.header(of, &header, ingest, shift);
         Ok(())
     }
 
@@ -254,8 +255,7 @@ impl Oracle {
 
     fn events(
         &mut self,
-        number: u64,
-        ingest: i64,
+        (number, ingest, shift): (u64, i64, i64),
         agent: u16,
         ids: &[u32],
         grown: Option<Grown>,
@@ -308,7 +308,10 @@ impl Oracle {
                 Fate::Pending if is_fork => {
                     return Err(format!("a fork swallowed {made:?}"));
                 }
-                Fate::Pending | Fate::Lost => self.judge(number, ingest, made),
+                Fate::Pending | Fate::Lost => {
+                    let time = made.time.saturating_add(shift);
+                    self.judge(number, ingest, Made { time, ..made })
+                }
             };
             self.made[id as usize].fate = fate;
         }
@@ -356,8 +359,22 @@ impl Oracle {
         Ok(())
     }
 
+    /// What is added to the times of a batch: for an agent without a clock, what it is off by more than a
+    /// minute, as its newest transmission shows (P5).
+    fn shift(&mut self, agent: u16, header: &event::BatchHeader, ingest: i64) -> i64 {
+        let truth = &mut self.agents[agent as usize];
+        if !truth.clockless {
+            return 0;
+        }
+        if header.tx_no > truth.clock.0 {
+            truth.clock = (header.tx_no, header.sent_at.as_micros() - ingest);
+        }
+        let off = truth.clock.1;
+        if off.abs() > MINUTE { -off } else { 0 }
+    }
+
     /// What a header declares.
-    fn header(&mut self, agent: u16, header: &event::BatchHeader, ingest: i64) {
+    fn header(&mut self, agent: u16, header: &event::BatchHeader, ingest: i64, shift: i64) {
         for gap in &header.gaps {
             let life = self.lives.get(&(agent, gap.incarnation));
             let ids =
@@ -378,7 +395,7 @@ impl Oracle {
             .extend(told.map(|t| (t.from.as_micros(), t.to.as_micros())));
         truth.heard.insert(header.incarnation);
         // Events accepted after this transmission left and before what it promised: the promise is broken.
-        let promise = header.low_watermark.as_micros().min(ingest);
+        let promise = (header.low_watermark.as_micros() + shift).min(ingest);
         if !truth.watermarks.contains_key(&header.incarnation) {
             truth.newest = (0, 0);
         }

@@ -99,6 +99,10 @@ struct Agent {
     watermarks: BTreeMap<Incarnation, i64>,
     /// The newest transmission in the log, and its watermark; of the last life that was heard of.
     newest: (u64, i64),
+    /// It has no clock: its times are corrected when they arrive (P5).
+    clockless: bool,
+    /// Of its newest transmission: the number, and its clock minus ours.
+    clock: (u64, i64),
     /// Times of samples that died in memory with a process.
     unsaved: Vec<i64>,
 }
@@ -212,13 +216,18 @@ impl Oracle {
             let Some(made) = made(&self.numbers, sample) else {
                 return Err(format!("no such series: {sample:?}"));
             };
-            if truth.suspect.is_none() && made.time >= truth.promise {
+            if truth.suspect.is_none() && !truth.clockless && made.time >= truth.promise {
                 truth.pending.insert((made.time, id));
             }
             self.made.push(made);
             life.push(id);
         }
         Ok(())
+    }
+
+    /// The agent has no clock; it lives only once.
+    pub fn correct(&mut self, agent: u16) {
+        self.agents[agent as usize].clockless = true;
     }
 
     /// Whether a life has accepted anything.
