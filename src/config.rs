@@ -93,7 +93,7 @@ impl Default for LogConfig {
     fn default() -> Self {
         Self {
             partitions: 8,
-            cache_bytes: 64 << 20,
+            cache_bytes: 32 << 20,
             keep: "24h".to_owned(),
             keep_bytes: 2 << 30,
         }

@@ -23,7 +23,7 @@ pub struct Settings {
     pub queue_bytes_max: usize,
     /// Bytes of one record. 1 to 64 MiB, default 4 MiB.
     pub record_bytes_max: usize,
-    /// Page cache of both databases together. At least 64 KiB, default 64 MiB.
+    /// Page cache of both databases together. At least 64 KiB, default 32 MiB.
     pub cache_bytes: usize,
 }
 
@@ -36,7 +36,7 @@ impl Default for Settings {
             queue_records_max: 1 << 16,
             queue_bytes_max: 32 << 20,
             record_bytes_max: 4 << 20,
-            cache_bytes: 64 << 20,
+            cache_bytes: 32 << 20,
         }
     }
 }

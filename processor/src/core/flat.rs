@@ -3,6 +3,9 @@
 //! A column is its length (u64) and its elements. Readers check the length against what is there before they
 //! reserve anything.
 
+/// Elements that are put together before they are appended.
+const BLOCK: usize = 128;
+
 /// A number of fixed size.
 pub(crate) trait Number: Copy {
     /// Bytes of one.
@@ -35,6 +38,11 @@ number!(u32);
 number!(u64);
 number!(i64);
 
+/// The number in exactly as many bytes as it has.
+pub(crate) fn number<T: Number>(bytes: &[u8]) -> T {
+    T::get(bytes)
+}
+
 pub(crate) fn put_len(out: &mut Vec<u8>, len: usize) {
     out.extend_from_slice(&(len as u64).to_le_bytes());
 }
@@ -42,10 +50,38 @@ pub(crate) fn put_len(out: &mut Vec<u8>, len: usize) {
 /// Appends a column that `numbers` gives; `len` is its length.
 pub(crate) fn put_all<T: Number>(out: &mut Vec<u8>, len: usize, numbers: impl Iterator<Item = T>) {
     put_len(out, len);
-    let start = out.len();
-    out.resize(start + len * T::SIZE, 0);
-    for (place, n) in out[start..].chunks_exact_mut(T::SIZE).zip(numbers) {
-        n.put(place);
+    out.reserve(len * T::SIZE);
+    // By blocks that stay near: to zero all of it first would write it twice.
+    let mut block = [0u8; BLOCK * 8];
+    let mut numbers = numbers.take(len);
+    loop {
+        let mut filled = 0;
+        for (place, n) in block.chunks_exact_mut(T::SIZE).zip(&mut numbers) {
+            n.put(place);
+            filled += T::SIZE;
+        }
+        out.extend_from_slice(&block[..filled]);
+        if filled < block.len() {
+            return;
+        }
+    }
+}
+
+/// Appends records of `N` bytes each.
+pub(crate) fn put_rows<const N: usize>(
+    out: &mut Vec<u8>,
+    mut rows: impl ExactSizeIterator<Item = [u8; N]>,
+) {
+    put_len(out, rows.len());
+    out.reserve(rows.len() * N);
+    let mut block = [[0; N]; BLOCK];
+    while rows.len() > 0 {
+        let mut filled = 0;
+        for (place, row) in block.iter_mut().zip(&mut rows) {
+            *place = row;
+            filled += 1;
+        }
+        out.extend_from_slice(block[..filled].as_flattened());
     }
 }
 
@@ -108,6 +144,13 @@ pub(crate) fn take_u64s(bytes: &mut &[u8]) -> Option<Vec<u64>> {
 
 pub(crate) fn take_i64s(bytes: &mut &[u8]) -> Option<Vec<i64>> {
     take_all(bytes)
+}
+
+/// Reads [`put_rows`].
+pub(crate) fn take_rows<'a, const N: usize>(bytes: &mut &'a [u8]) -> Option<&'a [[u8; N]]> {
+    let len = usize::try_from(take_u64(bytes)?).ok()?;
+    let rows = take(bytes, len.checked_mul(N)?)?;
+    Some(rows.as_chunks::<N>().0)
 }
 
 pub(crate) fn take_bytes<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {

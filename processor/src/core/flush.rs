@@ -10,6 +10,7 @@ use super::count::PairOf;
 use super::effects::{Effects, Summary};
 use super::members::hour_of;
 use super::partition::Partition;
+use super::warm::AHEAD;
 use super::windows::{DAY, HOUR};
 
 const SECOND: i64 = 1_000_000;
@@ -85,7 +86,11 @@ impl Partition {
     /// The groups learn how far agents are that were heard from.
     fn update_members(&mut self) {
         let mut changed = Vec::new();
-        for agent in std::mem::take(&mut self.moved) {
+        let moved = std::mem::take(&mut self.moved);
+        for (i, &agent) in moved.iter().enumerate() {
+            if i % AHEAD == 0 {
+                self.warm_members(&moved[i..moved.len().min(i + AHEAD)]);
+            }
             self.is_moved[agent as usize] = false;
             let (agents, registry, groups) = (&self.agents, &self.registry, &self.groups);
             // Built only if some device became known after its agent's progress.

@@ -120,9 +120,8 @@ impl Members {
         self.heard.take(i64::from(view.hour), 1);
     }
 
-    /// `n` devices are done to another time; true if it is another pane.
-    fn shift(&mut self, from: i64, to: i64, n: u64) -> bool {
-        let (from, to) = (self.bucket(from), self.bucket(to));
+    /// `n` devices are done to another pane.
+    fn shift(&mut self, (from, to): (i64, i64), n: u64) -> bool {
         if from != to {
             self.done.add(to, n);
             self.done.take(from, n);
@@ -383,9 +382,15 @@ impl Profiles {
         let newest = micros_of(hot.newest_join);
         if old.progress != progress {
             if newest <= old.progress.min(progress) {
+                // The groups of an aggregate have one length of panes.
+                let (mut hop, mut panes) = (0, (0, 0));
                 for &(group, n) in self.groups(agent) {
                     let members = &mut groups[group as usize].members;
-                    if members.shift(old.progress, progress, u64::from(n)) {
+                    if members.hop != hop {
+                        hop = members.hop;
+                        panes = (members.bucket(old.progress), members.bucket(progress));
+                    }
+                    if members.shift(panes, u64::from(n)) {
                         changed(group);
                     }
                 }
@@ -393,7 +398,11 @@ impl Profiles {
                 for (group, since) in devices() {
                     let join = micros_of(since);
                     let members = &mut groups[group as usize].members;
-                    if members.shift(old.progress.max(join), progress.max(join), 1) {
+                    let panes = (
+                        members.bucket(old.progress.max(join)),
+                        members.bucket(progress.max(join)),
+                    );
+                    if members.shift(panes, 1) {
                         changed(group);
                     }
                 }

@@ -26,7 +26,7 @@ fn slice<'a>(text: &'a [u8], ends: &[u32], number: u32) -> &'a [u8] {
 /// Makes room for one more without doubling: a table of millions must not reserve as much again.
 pub(crate) fn grow<T>(list: &mut Vec<T>, more: usize) {
     if list.capacity() - list.len() < more {
-        list.reserve_exact(more.max(list.len() / 12).max(64));
+        list.reserve_exact(more.max(list.len() / 24).max(64));
     }
 }
 

@@ -16,7 +16,7 @@ const UNITS: f64 = (1u64 << 48) as f64;
 /// No device.
 const NONE: u32 = u32::MAX;
 /// First byte of the saved form.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// What an aggregate asks of its panes; what it does not is not computed. Counts always are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -228,11 +228,6 @@ impl Pane {
     /// (value, time, device); devices; sketches behind their sizes. Numbers are varints, values 8 bytes. Equal
     /// panes have equal bytes.
     pub(crate) fn save(&self, out: &mut Vec<u8>) {
-        self.save_as(out, true);
-    }
-
-    /// The same, as small as it gets, or as quick as it gets.
-    pub(crate) fn save_as(&self, out: &mut Vec<u8>, small: bool) {
         let extremes = self.min.is_set() && self.max.is_set();
         let flags = u8::from(extremes)
             | u8::from(self.values.is_some()) << 1
@@ -252,7 +247,7 @@ impl Pane {
                 put_varint(out, u64::from(extreme.device));
             }
         }
-        self.devices.save_as(out, small);
+        self.devices.save(out);
         let sketches = [
             self.values.as_ref().map(|v| v.to_bytes()),
             self.quantiles.as_ref().map(|q| q.to_bytes()),
@@ -304,7 +299,7 @@ impl Pane {
     /// A hash of all of it: that of its saved form.
     pub(crate) fn digest(&self) -> u64 {
         let mut out = Vec::with_capacity(1024);
-        self.save_as(&mut out, false);
+        self.save(&mut out);
         xxh3_64(&out)
     }
 

@@ -51,6 +51,33 @@ pub(crate) struct Device {
     pub(crate) attrs_at: i64,
 }
 
+impl Device {
+    /// The record as it is saved.
+    #[inline]
+    fn to_bytes(self) -> [u8; 24] {
+        let mut row = [0; 24];
+        for (place, n) in
+            row.chunks_exact_mut(4)
+                .zip([self.agent, self.class, self.series, self.first])
+        {
+            place.copy_from_slice(&n.to_le_bytes());
+        }
+        row[16..].copy_from_slice(&self.attrs_at.to_le_bytes());
+        row
+    }
+
+    fn from_bytes(row: &[u8; 24]) -> Self {
+        let word = |at: usize| flat::number::<u32>(&row[at..at + 4]);
+        Self {
+            agent: word(0),
+            class: word(4),
+            series: word(8),
+            first: word(12),
+            attrs_at: flat::number(&row[16..]),
+        }
+    }
+}
+
 /// What a series' newest value is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -76,6 +103,22 @@ impl Series {
         stamp: i64::MIN,
         bits: 0,
     };
+
+    /// The record as it is saved.
+    #[inline]
+    fn to_bytes(self) -> [u8; 16] {
+        let mut row = [0; 16];
+        row[..8].copy_from_slice(&self.stamp.to_le_bytes());
+        row[8..].copy_from_slice(&self.bits.to_le_bytes());
+        row
+    }
+
+    fn from_bytes(row: &[u8; 16]) -> Self {
+        Self {
+            stamp: flat::number(&row[..8]),
+            bits: flat::number(&row[8..]),
+        }
+    }
 
     /// Event time of the newest value; about -10^18 before the first.
     #[inline(always)]
@@ -457,15 +500,8 @@ impl Registry {
         self.metrics.save(out);
         self.attributes.save(out);
         self.texts.save(out);
-        let d = &self.devices;
-        flat::put_all(out, d.len(), d.iter().map(|d| d.agent));
-        flat::put_all(out, d.len(), d.iter().map(|d| d.class));
-        flat::put_all(out, d.len(), d.iter().map(|d| d.series));
-        flat::put_all(out, d.len(), d.iter().map(|d| d.first));
-        flat::put_all(out, d.len(), d.iter().map(|d| d.attrs_at));
-        let s = &self.series;
-        flat::put_all(out, s.len(), s.iter().map(|s| s.stamp));
-        flat::put_all(out, s.len(), s.iter().map(|s| s.bits));
+        flat::put_rows(out, self.devices.iter().copied().map(Device::to_bytes));
+        flat::put_rows(out, self.series.iter().copied().map(Series::to_bytes));
         flat::put_len(out, self.classes.len());
         for class in &self.classes {
             flat::put_u32(out, class.devices);
@@ -487,38 +523,13 @@ impl Registry {
             texts: Texts::load(bytes)?,
             ..Self::default()
         };
-        let agents = flat::take_u32s(bytes)?;
-        let classes = flat::take_u32s(bytes)?;
-        let series = flat::take_u32s(bytes)?;
-        let first = flat::take_u32s(bytes)?;
-        let attrs_at = flat::take_i64s(bytes)?;
-        let n = agents.len();
-        if [
-            classes.len(),
-            series.len(),
-            first.len(),
-            attrs_at.len(),
-            r.ids.len(),
-        ] != [n; 5]
-        {
+        let devices = flat::take_rows(bytes)?;
+        if devices.len() != r.ids.len() {
             return None;
         }
-        r.devices = (0..n)
-            .map(|i| Device {
-                agent: agents[i],
-                class: classes[i],
-                series: series[i],
-                first: first[i],
-                attrs_at: attrs_at[i],
-            })
-            .collect();
-        let stamps = flat::take_i64s(bytes)?;
-        let bits = flat::take_u64s(bytes)?;
-        if stamps.len() != bits.len() {
-            return None;
-        }
-        let pairs = stamps.into_iter().zip(bits);
-        r.series = pairs.map(|(stamp, bits)| Series { stamp, bits }).collect();
+        r.devices = devices.iter().map(Device::from_bytes).collect();
+        let series = flat::take_rows(bytes)?;
+        r.series = series.iter().map(Series::from_bytes).collect();
         let len = usize::try_from(flat::take_u64(bytes)?).ok()?;
         if len > bytes.len() / 24 {
             return None;

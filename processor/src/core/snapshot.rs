@@ -188,7 +188,7 @@ impl Partition {
                         }
                     }
                     if let Some(content) = &cell.content {
-                        content.save_as(out, false);
+                        content.save(out);
                     }
                 }
             }

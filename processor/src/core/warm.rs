@@ -97,4 +97,20 @@ impl Partition {
         }
         black_box(sum);
     }
+
+    /// Fetches what the groups will be told of these agents.
+    pub(crate) fn warm_members(&self, agents: &[u32]) {
+        if self.registry.len() < DEVICES_MIN {
+            return;
+        }
+        let sum = agents.iter().fold(0, |sum, &agent| {
+            let hot = self.agents.hot(agent);
+            sum ^ hot.progress ^ i64::from(hot.newest_join ^ self.is_moved[agent as usize] as u32)
+        });
+        black_box(sum);
+        let sum = agents.iter().fold(0, |sum, &agent| {
+            sum ^ self.profiles.groups(agent).first().map_or(0, |g| g.0)
+        });
+        black_box(sum);
+    }
 }
