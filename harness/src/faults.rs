@@ -57,9 +57,10 @@ impl World {
                 self.plan(self.now + pause, Happening::Round(at));
             }
             Fault::ClockHour => {
-                // Sometimes about as much as is still believed (P5).
+                // Or less, sometimes about as much as is still believed (P5).
                 let little = self.rng.range(4 * MINUTE, 6 * MINUTE);
-                let by = self.rng.pick(&[HOUR, HOUR, little]);
+                let some = self.rng.range(6 * MINUTE, 30 * MINUTE);
+                let by = self.rng.pick(&[HOUR, HOUR, some, little]);
                 self.misset_clock(n, by);
             }
             Fault::ClockDecade => self.misset_clock(n, 10 * YEAR),

@@ -18,6 +18,9 @@ const ROUND: i64 = 24 * MINUTE;
 /// Un-acked ranges under way (A3).
 const IN_FLIGHT_MAX: usize = 8;
 
+/// Answers to a life that may come again in the next one.
+const KEPT_ANSWERS: usize = 4;
+
 /// What becomes of a message on its way.
 #[derive(Debug, Default)]
 struct Way {
@@ -127,6 +130,14 @@ impl World {
         }
         core.connected();
         node.sent.clear();
+        let (agent, old) = (node.agent, std::mem::take(&mut node.old_answers));
+        if !self.healing && !old.is_empty() && self.rng.chance(300) {
+            // Answers to the life before come again, when this one's first words were lost.
+            self.nodes[n].mute = 2;
+            for (k, payload) in (1..).zip(old) {
+                self.plan(self.now + k * SECOND, Happening::Ack(agent, payload));
+            }
+        }
         self.pump(n)
     }
 
@@ -286,17 +297,27 @@ impl World {
         self.oracle.sent(agent, header.incarnation, header.tx_no);
         self.say(|| {
             format!(
-                "{} sends tx {} of {}: {} events from {} of {}, watermark {}",
+                "{} sends tx {} of {}: {} events from {} of {}, watermark {}, gaps {:?}",
                 header.agent,
                 header.tx_no,
                 header.incarnation,
                 header.count,
                 header.first_seq,
                 header.e_inc,
-                header.low_watermark
+                header.low_watermark,
+                header
+                    .gaps
+                    .iter()
+                    .map(|g| (g.incarnation.no, g.from, g.to))
+                    .collect::<Vec<_>>()
             )
         });
         let mut way = self.noisy_way();
+        let node = &mut self.nodes[n];
+        if node.mute > 0 && !self.healing {
+            node.mute -= 1;
+            way.lost = true;
+        }
         let mut strikes = Vec::new();
         let mut steps = vec![Step::SendAdmit];
         steps.extend(first.then_some(Step::RestartFirst));
@@ -336,7 +357,8 @@ impl World {
             ));
         }
         if !header.gaps.is_empty() && self.rng.chance(300) {
-            // More is dropped while the gap is being told.
+            // More is dropped while the gap is being told, and what is sent behind it is lost.
+            self.nodes[n].mute = 8;
             let at = self.now + self.rng.range(0, SECOND);
             self.plan(at, Happening::Commit(n));
         }
@@ -381,6 +403,11 @@ impl World {
         let fault = self.trap(Step::AckDeliver);
         let strike = fault.filter(|f| !way.take(*f));
         let payload = Rc::new(payload);
+        for node in self.nodes.iter_mut().filter(|m| m.agent == agent) {
+            if node.answers.len() < KEPT_ANSWERS {
+                node.answers.push(Rc::clone(&payload));
+            }
+        }
         let mut copies = self.copies(&way);
         if way.held_back {
             copies.push((self.rng.range(MINUTE, 3 * DAY), true));

@@ -1,6 +1,7 @@
 //! A machine with an agent on it: disk, clock, sensors, and the real core while the process lives.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::time::Duration;
 
 use edge_agent::buffer::{self, open_backend};
@@ -68,6 +69,12 @@ pub struct Node {
     pub images: Vec<Image>,
     /// Its lives.
     pub lives: Vec<Incarnation>,
+    /// The first answers to this life; and those to the one before it, if the network delivers them again.
+    pub answers: Vec<Rc<Vec<u8>>>,
+    /// See above.
+    pub old_answers: Vec<Rc<Vec<u8>>>,
+    /// So many of its next transmissions are lost.
+    pub mute: u32,
     /// The newest event of each life that went over this connection.
     pub sent: BTreeMap<Incarnation, u64>,
     /// Times of samples that died in memory with the process, for the next life to tell of.
@@ -127,6 +134,9 @@ impl Node {
             doubt: None,
             images: Vec::new(),
             lives: Vec::new(),
+            answers: Vec::new(),
+            old_answers: Vec::new(),
+            mute: 0,
             sent: BTreeMap::new(),
             unsaved: Vec::new(),
             clock_sets: 0,
@@ -156,6 +166,8 @@ impl Node {
             pending: Vec::new(),
             doubt: None,
             images: Vec::new(),
+            answers: Vec::new(),
+            old_answers: Vec::new(),
             sent: BTreeMap::new(),
             unsaved: Vec::new(),
             lives: self.lives.clone(),
@@ -202,6 +214,7 @@ impl Node {
         ));
         self.started = now;
         self.life_under = self.clock_sets;
+        self.old_answers = std::mem::take(&mut self.answers);
         self.has_spoken = false;
         self.wake_at = i64::MAX;
         Ok(())
