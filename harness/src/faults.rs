@@ -10,10 +10,16 @@ use crate::world::{Happening, World};
 const YEAR: i64 = 365 * DAY;
 
 impl World {
-    /// A fault strikes a machine, or the cloud while it deals with that machine.
+    /// A fault strikes a machine (or another one, that fits better), or the cloud while it deals with it.
     pub(crate) fn strike(&mut self, fault: Fault, n: usize) -> Result<(), String> {
-        let pause = self.rng.range(SECOND, 20 * MINUTE);
+        let n = self.focus(fault, n);
         let n = self.victim(fault, n);
+        self.strike_at(fault, n)
+    }
+
+    /// A fault strikes this very machine.
+    pub(crate) fn strike_at(&mut self, fault: Fault, n: usize) -> Result<(), String> {
+        let pause = self.rng.range(SECOND, 20 * MINUTE);
         match fault {
             // Faults of messages are dealt with where there is one.
             Fault::Loss | Fault::Duplicate | Fault::Delay | Fault::HeldBack | Fault::Garbled => {}
@@ -33,6 +39,8 @@ impl World {
                 let places = self.damage(n, &mut image);
                 self.say(|| format!("{places} chunks damaged"));
                 self.die(n, image, pause);
+                // A bit may have fallen out of what says since when.
+                self.nodes[n].unsaved.clear();
             }
             Fault::Wipe => {
                 self.suspect(n, fault);
@@ -94,6 +102,24 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// What makes histories of lives strikes one agent more often than others, so that they get long.
+    fn focus(&mut self, fault: Fault, n: usize) -> usize {
+        use Fault::*;
+        if !matches!(fault, Kill | PowerCut | Wipe | Rollback | Clone) || !self.rng.chance(400) {
+            return n;
+        }
+        let of = |m: &(usize, &Node)| m.1.agent == 0;
+        let machines: Vec<usize> = self
+            .nodes
+            .iter()
+            .enumerate()
+            .filter(of)
+            .map(|m| m.0)
+            .collect();
+        let at = self.rng.below(machines.len() as u64) as usize;
+        machines.get(at).copied().unwrap_or(n)
     }
 
     /// What would restart a machine without a clock strikes another one.

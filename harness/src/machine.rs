@@ -208,7 +208,7 @@ impl World {
             None => self.pass(Step::CommitSend, n),
             // It is no longer running if the fuse blew within the commit.
             Some(Fault::DiskFull) => Ok(()),
-            Some(fault) => self.strike(fault, n),
+            Some(fault) => self.strike_at(fault, n),
         }
     }
 
@@ -297,7 +297,7 @@ impl World {
         self.oracle.sent(agent, header.incarnation, header.tx_no);
         self.say(|| {
             format!(
-                "{} sends tx {} of {}: {} events from {} of {}, watermark {}, gaps {:?}",
+                "{} sends tx {} of {}: {} events from {} of {}, watermark {}, gaps {:?}, unclean {:?}",
                 header.agent,
                 header.tx_no,
                 header.incarnation,
@@ -309,7 +309,8 @@ impl World {
                     .gaps
                     .iter()
                     .map(|g| (g.incarnation.no, g.from, g.to))
-                    .collect::<Vec<_>>()
+                    .collect::<Vec<_>>(),
+ header.unclean.map(|u| (u.from, u.to))
             )
         });
         let mut way = self.noisy_way();

@@ -200,7 +200,7 @@ impl Node {
         self.lives.push(buffer.incarnation());
         let secs = Duration::from_secs;
         let settings = session::Settings {
-            batch_events_max: [7, 40, 1000][self.starts as usize % 3],
+            batch_events_max: [7, 40, 1000][(self.starts as usize + self.agent as usize) % 3],
             ack_timeout: secs(20),
             heartbeat: secs(1500),
             ..session::Settings::default()

@@ -74,6 +74,11 @@ impl Oracle {
             }
             return Ok(());
         }
+        // What settles has no late events yet; what was over before anything of it came has only such.
+        let late = if old.is_some() { 0 } else { row.count };
+        if row.late != late && row.late != 0 {
+            return Err(format!("late events when it settles: {row:?}"));
+        }
         let is_enough = row
             .settled
             .is_some_and(|(done, all)| done * 1000 >= all * 995);
@@ -123,16 +128,16 @@ impl Oracle {
     /// **Errors**: the event.
     pub fn check_progress(&self, progress: impl Fn(&str) -> Option<i64>) -> Result<(), String> {
         for agent in &self.agents {
-            // Of one life the newest transmission counts, be it the last to arrive or not (P2).
+            // Of a life the newest transmission counts, be it the last to arrive or not (P2); of several lives
+            // the one that is furthest behind (P3).
             let device = &self.devices[agent.device as usize].name;
             if agent.suspect.is_none()
-                && agent.heard.len() == 1
+                && let Some((life, &(tx_no, promise))) = agent.newest.last_key_value()
                 && let Some(progress) = progress(device)
-                && progress != agent.newest.1
+                && (progress > promise || progress < promise && agent.newest.len() == 1)
             {
                 return Err(format!(
-                    "the agent of {device} has come to {progress}, but its transmission {} says {}",
-                    agent.newest.0, agent.newest.1
+                    "the agent of {device} has come to {progress}, but transmission {tx_no} of {life} says {promise}"
                 ));
             }
         }

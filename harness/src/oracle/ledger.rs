@@ -396,11 +396,9 @@ impl Oracle {
         truth.heard.insert(header.incarnation);
         // Events accepted after this transmission left and before what it promised: the promise is broken.
         let promise = (header.low_watermark.as_micros() + shift).min(ingest);
-        if !truth.watermarks.contains_key(&header.incarnation) {
-            truth.newest = (0, 0);
-        }
-        if header.tx_no > truth.newest.0 {
-            truth.newest = (header.tx_no, promise);
+        let newest = truth.newest.entry(header.incarnation).or_default();
+        if header.tx_no > newest.0 {
+            *newest = (header.tx_no, promise);
         }
         let key = (agent, header.incarnation, header.tx_no);
         let known = self.sent.get(&key).copied().unwrap_or(0);

@@ -97,8 +97,8 @@ struct Agent {
     heard: BTreeSet<Incarnation>,
     /// The newest watermark of each of its lives in the log.
     watermarks: BTreeMap<Incarnation, i64>,
-    /// The newest transmission in the log, and its watermark; of the last life that was heard of.
-    newest: (u64, i64),
+    /// The newest transmission of each of its lives in the log, and its watermark.
+    newest: BTreeMap<Incarnation, (u64, i64)>,
     /// It has no clock: its times are corrected when they arrive (P5).
     clockless: bool,
     /// Of its newest transmission: the number, and its clock minus ours.
