@@ -269,6 +269,17 @@ impl Node {
                         value,
                     });
                 }
+                if self.rng.chance(100)
+                    && let Ok(metric) = MetricName::attribute("rack")
+                {
+                    // It is moved about within its site: another class, the same groups.
+                    self.pending.push(Sample {
+                        device: sensor.device.clone(),
+                        metric,
+                        time,
+                        value: Value::Text(format!("r{}", self.rng.below(3)).into()),
+                    });
+                }
                 sensor.next += sensor.every / 2 + self.rng.range(0, sensor.every);
             }
         }

@@ -3,7 +3,7 @@
 use event::{Cell, Record, RecordRef, SeqRange, batch};
 
 use super::windows::{TIERS, Value, horizons};
-use super::{Fate, Made, Measured, Oracle, metric};
+use super::{Fate, Made, Measured, Oracle, RACK, metric};
 use crate::cloud::Outcome;
 use crate::scenario::{DAY, Declared, METRICS, MINUTE, PLANS};
 
@@ -157,6 +157,9 @@ impl Oracle {
             if made.time >= device.site.0 {
                 device.site = (made.time, site);
             }
+            return Fate::Counted;
+        }
+        if made.metric == RACK {
             return Fate::Counted;
         }
         device.first = device.first.min(made.time);

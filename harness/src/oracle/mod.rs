@@ -21,6 +21,9 @@ pub use ledger::Block;
 use alerts::Episodes;
 use windows::{TIERS, Windows};
 
+/// The number of the attribute `rack`, which is in no group.
+const RACK: u8 = METRICS as u8 + 1;
+
 /// What was measured.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Measured {
@@ -294,6 +297,7 @@ fn made(numbers: &BTreeMap<String, u16>, sample: &Sample) -> Option<Made> {
 fn metric(name: &str) -> Option<u8> {
     match name.as_bytes() {
         b"@site" => Some(METRICS as u8),
+        b"@rack" => Some(RACK),
         [b'm', n] => Some(n - b'0'),
         _ => None,
     }
