@@ -276,7 +276,7 @@ impl Oracle {
         let is_suspect = self.agents[agent as usize].suspect.is_some();
         // What was declared lost may come after all: counted if its life is not closed, else a repeat.
         let lost_is_repeat = lost > 0 && grown.is_some_and(|g| g.duplicate >= repeated + lost);
-        // Beyond the end of a closed life that was rolled back or cloned: set aside, each time it comes.
+        // Beyond the end of a closed life that was rolled back or cloned: set aside, the first time it comes.
         let implausible = |id: &&u32| {
             let made = &self.made[**id as usize];
             let is_new = matches!(made.fate, Fate::Pending | Fate::Lost);
@@ -287,10 +287,14 @@ impl Oracle {
             .filter(|g| is_suspect && g.counted == 0 && g.quarantined > implausible)
             .map_or(0, |g| g.quarantined);
         let is_fork = fork > 0;
-        for (i, &id) in ids.iter().enumerate() {
+        // The last ones of those that were not set aside before.
+        let mut left = n - of(self, Fate::Quarantined);
+        for &id in ids {
             let made = self.made[id as usize];
             self.agents[agent as usize].pending.remove(&(made.time, id));
-            let forked = is_fork && i as u64 >= n - fork;
+            let again = made.fate == Fate::Quarantined;
+            let forked = is_fork && !again && left <= fork;
+            left -= u64::from(!again);
             let fate = match made.fate {
                 _ if forked => {
                     self.ledger.quarantined += 1;

@@ -286,18 +286,32 @@ impl Partition {
                         self.scratch.columns = columns;
                     }
                 }
-                Fresh::Fork { last: end } => {
+                Fresh::Fork {
+                    last: end,
+                    fresh,
+                    known,
+                } => {
+                    let events: Vec<u32> = fresh
+                        .iter()
+                        .flat_map(|(a, b)| a - header.first_seq..=b - header.first_seq)
+                        .map(|at| at as u32)
+                        .collect();
+                    let aside = events.len() as u64;
+                    self.totals.duplicate += count - aside;
+                    if aside > 0 {
+                        let reason = RefusalReason::AmbiguousIdentity;
+                        let message = format!(
+                            "events beyond the end ({end}) of closed incarnation {}: the agent's disk was rolled back or cloned",
+                            header.e_inc
+                        );
+                        // What could come again unnoticed must not be released twice, so not at all.
+                        let id = known
+                            .then(|| self.hold(raw, &events, name, reason, fx))
+                            .flatten();
+                        self.quarantine(reason, id, Some(name), message.clone(), aside, fx);
+                        self.incident(name, message, fx);
+                    }
                     let old = (end + 1).saturating_sub(header.first_seq).min(count);
-                    self.totals.duplicate += old;
-                    let reason = RefusalReason::AmbiguousIdentity;
-                    let message = format!(
-                        "events beyond the end ({end}) of closed incarnation {}: the agent's disk was rolled back or cloned",
-                        header.e_inc
-                    );
-                    let events: Vec<u32> = (old as u32..header.count).collect();
-                    let id = self.hold(raw, &events, name, reason, fx);
-                    self.quarantine(reason, id, Some(name), message.clone(), count - old, fx);
-                    self.incident(name, message, fx);
                     // Set aside is not counted: a window without them must not pass for complete.
                     let columns = &mut self.scratch.columns;
                     let earliest = match body.decode_into(columns) {

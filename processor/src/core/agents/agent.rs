@@ -125,9 +125,9 @@ impl<'a> Agent<'a> {
             let lives = &self.more.lives;
             let oldest = lives.iter().position(|l| l.abandoned)?;
             let life = self.more.lives.remove(oldest);
-            // Up to here all have come; what may come beyond is set aside, not taken for a duplicate.
-            let end = life.seen.prefix();
-            self.rare.tombstones.bury(life.incarnation, end, false);
+            // What may come beyond its end is set aside, not taken for a duplicate.
+            let tombstones = &mut self.rare.tombstones;
+            tombstones.bury_open(life.incarnation, &life.seen);
         }
         let lives = &mut self.more.lives;
         let at = lives.partition_point(|l| l.incarnation < incarnation);
@@ -150,10 +150,16 @@ impl<'a> Agent<'a> {
     /// Takes the seqs `first..=last` of an incarnation and says which are new (P1).
     pub(super) fn take_range(&mut self, incarnation: Incarnation, first: u64, last: u64) -> Fresh {
         if let Some(end) = self.rare.tombstones.end(incarnation) {
-            return if last <= end {
-                Fresh::Ranges(SmallVec::new())
-            } else {
-                Fresh::Fork { last: end }
+            if last <= end {
+                return Fresh::Ranges(SmallVec::new());
+            }
+            let first = first.max(end + 1);
+            let tombstones = &mut self.rare.tombstones;
+            let fresh = tombstones.take_beyond(incarnation, first, last);
+            return Fresh::Fork {
+                last: end,
+                known: fresh.is_some(),
+                fresh: fresh.unwrap_or_else(|| SmallVec::from_slice(&[(first, last)])),
             };
         }
         let Some(i) = self.life(incarnation) else {

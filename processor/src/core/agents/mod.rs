@@ -41,8 +41,15 @@ const PLAIN_MARK: char = ' ';
 pub(crate) enum Fresh {
     /// These seqs are new; all others of the batch are duplicates.
     Ranges(SmallVec<[(u64, u64); 2]>),
-    /// Beyond the end of a closed incarnation: identity is ambiguous. Seqs up to the end are duplicates.
-    Fork { last: u64 },
+    /// Beyond the end of a closed incarnation: identity is ambiguous.
+    Fork {
+        /// The end.
+        last: u64,
+        /// Seqs to be set aside; all others came before and are duplicates.
+        fresh: SmallVec<[(u64, u64); 2]>,
+        /// Whether it is remembered that they came. If not, they must never be counted.
+        known: bool,
+    },
     /// More incarnations or holes than an honest agent can have.
     NoRoom,
 }

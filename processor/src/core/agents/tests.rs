@@ -54,6 +54,14 @@ fn gap(incarnation: Incarnation, from: u64, to: u64, time: (i64, i64)) -> Gap {
     }
 }
 
+fn fork(last: u64, fresh: &[(u64, u64)]) -> Fresh {
+    Fresh::Fork {
+        last,
+        fresh: SmallVec::from_slice(fresh),
+        known: true,
+    }
+}
+
 pub(super) fn saved(agents: &Agents) -> Vec<u8> {
     let mut bytes = Vec::new();
     agents.save(&mut bytes);
@@ -184,7 +192,11 @@ fn a_restart_holds_progress_until_the_old_life_is_accounted_for() {
     assert!(a.ordinary());
     // Closed: a late resend is a duplicate, anything beyond is a fork.
     assert_eq!(a.fresh(inc(1), 1, 15), 0);
-    assert_eq!(a.take(inc(1), 14, 16), Fresh::Fork { last: 15 });
+    assert_eq!(a.take(inc(1), 14, 16), fork(15, &[(16, 16)]));
+    // Set aside once, whatever is sent again and in which cuts.
+    assert_eq!(a.take(inc(1), 14, 16), fork(15, &[]));
+    assert_eq!(a.take(inc(1), 16, 20), fork(15, &[(17, 20)]));
+    assert_eq!(a.take(inc(1), 16, 20), fork(15, &[]));
 }
 
 #[test]
@@ -361,13 +373,13 @@ fn events_set_aside_as_a_fork_are_a_loss_up_to_now() {
     h.lineage = vec![lineage(inc(1), 3, false)];
     assert_eq!(a.hear(&h, 1000), None);
     assert!(a.0.losses(0).is_empty());
-    assert_eq!(a.take(inc(1), 4, 6), Fresh::Fork { last: 3 });
-    let fork = header(inc(1), 2, 700);
-    a.0.take_fork(0, &fork, None, 1000);
+    assert_eq!(a.take(inc(1), 4, 6), fork(3, &[(4, 6)]));
+    let word = header(inc(1), 2, 700);
+    a.0.take_fork(0, &word, None, 1000);
     a.check();
     assert_eq!(a.0.losses(0), [(700, 999)]);
     assert!(a.0.hot(0).irregular());
-    a.0.take_fork(0, &fork, Some(EventTime(600)), 1100);
+    a.0.take_fork(0, &word, Some(EventTime(600)), 1100);
     a.check();
     assert_eq!(a.0.losses(0), [(600, 1099)]);
 }
