@@ -242,10 +242,26 @@ pub(crate) struct View {
     profile: u32,
 }
 
+/// An agent in more groups has a profile of its own, which is changed in place: nobody else is like it, and a
+/// copy for each of its devices would be quadratic.
+const SHARED_MAX: usize = 64;
+
+/// Groups and how many devices of the agent are in each, ascending.
+#[derive(Debug, Clone)]
+enum Places {
+    Shared(Box<[(u32, u32)]>),
+    Own(BTreeMap<u32, u32>),
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        Self::Shared(Box::from([]))
+    }
+}
+
 #[derive(Debug, Clone, Default)]
 struct Profile {
-    /// (group, devices of the agent in it), ascending.
-    groups: Box<[(u32, u32)]>,
+    places: Places,
     agents: u32,
 }
 
@@ -268,11 +284,33 @@ impl Profiles {
         })
     }
 
-    /// (group, devices) of an agent, ascending.
-    pub(crate) fn groups(&self, agent: u32) -> &[(u32, u32)] {
-        match self.view(agent).profile {
-            NONE => &[],
-            profile => &self.list[profile as usize].groups,
+    /// Goes through (group, devices) of an agent, ascending.
+    #[inline]
+    fn each_group(&self, agent: u32, mut take: impl FnMut(u32, u32)) {
+        let profile = self.list.get(self.view(agent).profile as usize);
+        match profile.map(|p| &p.places) {
+            Some(Places::Shared(shared)) => shared.iter().for_each(|&(group, n)| take(group, n)),
+            Some(Places::Own(own)) => own.iter().for_each(|(&group, &n)| take(group, n)),
+            None => {}
+        }
+    }
+
+    /// Something of an agent's groups, to have them fetched.
+    pub(crate) fn hint(&self, agent: u32) -> u32 {
+        let profile = self.list.get(self.view(agent).profile as usize);
+        match profile.map(|p| &p.places) {
+            Some(Places::Shared(shared)) => shared.first().map_or(0, |g| g.0),
+            _ => 0,
+        }
+    }
+
+    /// How many devices of an agent are in which group, to be changed; [`Self::set`] must follow.
+    fn take(&mut self, agent: u32) -> BTreeMap<u32, u32> {
+        let number = self.view(agent).profile as usize;
+        match self.list.get_mut(number).map(|p| &mut p.places) {
+            Some(Places::Own(own)) => std::mem::take(own),
+            Some(Places::Shared(shared)) => shared.iter().copied().collect(),
+            None => BTreeMap::new(),
         }
     }
 
@@ -288,41 +326,56 @@ impl Profiles {
         &mut self.views[agent as usize]
     }
 
-    fn set(&mut self, agent: u32, groups: Box<[(u32, u32)]>) {
+    fn set(&mut self, agent: u32, groups: BTreeMap<u32, u32>) {
         let old = self.views[agent as usize].profile;
         if old != NONE {
             let profile = &mut self.list[old as usize];
+            if let Places::Own(own) = &mut profile.places
+                && groups.len() > SHARED_MAX
+            {
+                *own = groups;
+                return;
+            }
             profile.agents -= 1;
             if profile.agents == 0 {
-                let groups = std::mem::take(&mut profile.groups);
-                self.index.remove(&groups);
+                if let Places::Shared(shared) = std::mem::take(&mut profile.places) {
+                    self.index.remove(&shared);
+                }
                 self.free.push(old);
             }
         }
-        let new = if groups.is_empty() {
+        self.views[agent as usize].profile = if groups.is_empty() {
             NONE
-        } else if let Some(&same) = self.index.get(&groups) {
-            self.list[same as usize].agents += 1;
-            same
+        } else if groups.len() > SHARED_MAX {
+            self.add(Places::Own(groups))
         } else {
-            let profile = Profile {
-                groups: groups.clone(),
-                agents: 1,
-            };
-            let number = match self.free.pop() {
-                Some(number) => {
-                    self.list[number as usize] = profile;
-                    number
+            let groups: Box<[(u32, u32)]> = groups.into_iter().collect();
+            match self.index.get(&groups) {
+                Some(&same) => {
+                    self.list[same as usize].agents += 1;
+                    same
                 }
                 None => {
-                    self.list.push(profile);
-                    self.list.len() as u32 - 1
+                    let number = self.add(Places::Shared(groups.clone()));
+                    self.index.insert(groups, number);
+                    number
                 }
-            };
-            self.index.insert(groups, number);
-            number
+            }
         };
-        self.views[agent as usize].profile = new;
+    }
+
+    fn add(&mut self, places: Places) -> u32 {
+        let profile = Profile { places, agents: 1 };
+        match self.free.pop() {
+            Some(number) => {
+                self.list[number as usize] = profile;
+                number
+            }
+            None => {
+                self.list.push(profile);
+                self.list.len() as u32 - 1
+            }
+        }
     }
 
     /// A device of `agent` leaves `old` and joins `new`: lists of (group, since, seconds since 2020), ascending
@@ -341,13 +394,13 @@ impl Profiles {
         }
         let view = *self.view_mut(agent, agents);
         let has_lost = !agents.losses(agent).is_empty();
-        let mut counts: BTreeMap<u32, u32> = self.groups(agent).iter().copied().collect();
+        let mut counts = self.take(agent);
         for &(group, since) in old {
             groups[group as usize]
                 .members
                 .leave(micros_of(since), &view);
             if let Some(n) = counts.get_mut(&group) {
-                *n -= 1;
+                *n = n.saturating_sub(1);
             }
             changed(group);
         }
@@ -362,8 +415,12 @@ impl Profiles {
                 groups[*group as usize].members.set_lossy(agent, n);
             }
         }
-        counts.retain(|_, n| *n > 0);
-        self.set(agent, counts.into_iter().collect());
+        for (group, _) in old {
+            if counts.get(group) == Some(&0) {
+                counts.remove(group);
+            }
+        }
+        self.set(agent, counts);
     }
 
     /// Takes an agent as it is now. `devices` lists its devices' (group, since) where some of them became
@@ -384,7 +441,7 @@ impl Profiles {
             if newest <= old.progress.min(progress) {
                 // The groups of an aggregate have one length of panes.
                 let (mut hop, mut panes) = (0, (0, 0));
-                for &(group, n) in self.groups(agent) {
+                self.each_group(agent, |group, n| {
                     let members = &mut groups[group as usize].members;
                     if members.hop != hop {
                         hop = members.hop;
@@ -393,7 +450,7 @@ impl Profiles {
                     if members.shift(panes, u64::from(n)) {
                         changed(group);
                     }
-                }
+                });
             } else {
                 for (group, since) in devices() {
                     let join = micros_of(since);
@@ -409,18 +466,18 @@ impl Profiles {
             }
         }
         if old.hour != hour {
-            for &(group, n) in self.groups(agent) {
+            self.each_group(agent, |group, n| {
                 let members = &mut groups[group as usize].members;
                 members.heard.add(i64::from(hour), u64::from(n));
                 members.heard.take(i64::from(old.hour), u64::from(n));
                 changed(group);
-            }
+            });
         }
         if !agents.losses(agent).is_empty() {
-            for &(group, n) in self.groups(agent) {
+            self.each_group(agent, |group, n| {
                 groups[group as usize].members.set_lossy(agent, n);
                 changed(group);
-            }
+            });
         }
         let view = &mut self.views[agent as usize];
         (view.progress, view.hour) = (progress, hour);

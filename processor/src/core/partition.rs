@@ -63,7 +63,7 @@ pub struct Partition {
     pub(crate) moved: Vec<u32>,
     pub(crate) is_moved: Vec<bool>,
     /// Devices of an agent that do not follow its first one.
-    pub(crate) further_devices: BTreeMap<u32, Vec<u32>>,
+    pub(crate) further_devices: BTreeMap<u32, BTreeSet<u32>>,
     pub(crate) registry: Registry,
     pub(crate) profiles: Profiles,
     pub(crate) groups: Vec<Group>,

@@ -1,5 +1,7 @@
 //! Where things belong: devices to agents, classes of devices to groups.
 
+use std::collections::BTreeSet;
+
 use event::aggregate::{ALL_METRICS, METRIC_ATTRIBUTE};
 use smallvec::SmallVec;
 use views::Group as GroupValues;
@@ -146,37 +148,38 @@ impl Partition {
         }
     }
 
+    /// The devices of an agent that are in a row: the first one, and how many. The others are listed in
+    /// [`Self::further_devices`]; a row is empty only if there is no other.
+    fn row_of(&self, agent: u32) -> (u32, u32) {
+        let hot = self.agents.hot(agent);
+        let further = self.further_devices.get(&agent).map_or(0, BTreeSet::len);
+        (hot.first_device, hot.devices.saturating_sub(further as u32))
+    }
+
     /// The device is behind this agent from now on.
     pub(crate) fn own(&mut self, agent: u32, device: u32) {
+        let (first, row) = self.row_of(agent);
         let hot = self.agents.hot_mut(agent);
-        if hot.devices == 0 {
+        hot.devices += 1;
+        if row == 0 {
             hot.first_device = device;
-            self.further_devices.remove(&agent);
-        } else if hot.first_device.wrapping_add(hot.devices) != device
-            || self.further_devices.contains_key(&agent)
-        {
+        } else if first.wrapping_add(row) != device {
             // Not the next in the row.
-            self.further_devices.entry(agent).or_default().push(device);
+            let further = self.further_devices.entry(agent).or_default();
+            further.insert(device);
         }
-        self.agents.hot_mut(agent).devices += 1;
     }
 
     /// Numbers of the devices behind an agent.
     pub(crate) fn devices_of(&self, agent: u32) -> Vec<u32> {
-        let hot = self.agents.hot(agent);
-        let further = self.further_devices.get(&agent);
-        let further = further.map_or(&[][..], Vec::as_slice);
-        let row = hot.devices as usize - further.len().min(hot.devices as usize);
-        let row = hot.first_device..hot.first_device.saturating_add(row as u32);
-        row.chain(further.iter().copied())
-            .filter(|d| {
-                let device = self.registry.devices.get(*d as usize);
-                device.is_some_and(|d| d.agent == agent)
-            })
+        let (first, row) = self.row_of(agent);
+        let further = self.further_devices.get(&agent).into_iter().flatten();
+        (first..first.saturating_add(row))
+            .chain(further.copied())
             .collect()
     }
 
-    /// The device leaves its groups and its agent.
+    /// The device leaves its groups and its agent. It costs the same behind a gateway with very many devices.
     pub(crate) fn leave_agent(&mut self, device: u32) {
         let agent = self.registry.devices[device as usize].agent;
         if agent == NONE {
@@ -184,20 +187,35 @@ impl Partition {
         }
         let old = self.memberships(device);
         self.change_memberships(agent, &old, &[]);
-        let mut devices = self.devices_of(agent);
-        devices.retain(|d| *d != device);
+        let (mut first, mut row) = self.row_of(agent);
+        let mut further = self.further_devices.remove(&agent).unwrap_or_default();
+        let at = device.wrapping_sub(first);
+        if at >= row {
+            further.remove(&device);
+        } else {
+            // The longer part stays the row, so that no device is put on the list again and again.
+            let (end, after) = (first + row, row - at - 1);
+            if at >= after {
+                row = at;
+                further.extend(device + 1..end);
+            } else {
+                further.extend(first..device);
+                (first, row) = (device + 1, after);
+            }
+        }
+        if row == 0
+            && let Some(lowest) = further.pop_first()
+        {
+            (first, row) = (lowest, 1);
+            while further.remove(&(first + row)) {
+                row += 1;
+            }
+        }
         let hot = self.agents.hot_mut(agent);
-        hot.devices = devices.len() as u32;
-        hot.first_device = devices.first().copied().unwrap_or(0);
-        self.further_devices.remove(&agent);
-        // What still follows the first one in a row need not be listed.
-        let row = devices
-            .iter()
-            .zip(hot.first_device..)
-            .take_while(|(have, next)| **have == *next)
-            .count();
-        if row < devices.len() {
-            self.further_devices.insert(agent, devices.split_off(row));
+        hot.devices = row + further.len() as u32;
+        hot.first_device = if row > 0 { first } else { 0 };
+        if !further.is_empty() {
+            self.further_devices.insert(agent, further);
         }
         self.registry.devices[device as usize].agent = NONE;
     }
@@ -269,5 +287,48 @@ impl Partition {
             }
         }
         self.join_touched(agent, &touched);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::registry::TIME_MIN;
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn an_agent_has_the_devices_that_came_and_did_not_leave(
+            ops in prop::collection::vec((0u32..2, 0u32..24), 1..200)
+        ) {
+            let mut p = Partition::new(0);
+            for name in ["a", "b"] {
+                p.agent(name, false);
+            }
+            for device in 0..24 {
+                p.registry.add(&format!("d{device}"), NONE, TIME_MIN);
+            }
+            let mut model = [const { BTreeSet::new() }; 2];
+            for (agent, device) in ops {
+                p.leave_agent(device);
+                model[0].remove(&device);
+                // Back where it was: out of service.
+                if !model[1].remove(&device) || agent == 0 {
+                    p.registry.devices[device as usize].agent = agent;
+                    p.own(agent, device);
+                    model[agent as usize].insert(device);
+                }
+                for (agent, model) in (0..).zip(&model) {
+                    let mut devices = p.devices_of(agent);
+                    devices.sort_unstable();
+                    prop_assert_eq!(&devices, &model.iter().copied().collect::<Vec<_>>());
+                    prop_assert_eq!(p.agents.hot(agent).devices as usize, devices.len());
+                    let (_, row) = p.row_of(agent);
+                    prop_assert!(row > 0 || devices.is_empty());
+                    prop_assert!(p.further_devices.get(&agent).is_none_or(|f| !f.is_empty()));
+                }
+            }
+        }
     }
 }

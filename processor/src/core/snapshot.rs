@@ -66,7 +66,7 @@ struct Rare {
     reasons: BTreeMap<RefusalReason, u64>,
     scan: Scan,
     gone: BTreeSet<u32>,
-    further_devices: BTreeMap<u32, Vec<u32>>,
+    further_devices: BTreeMap<u32, BTreeSet<u32>>,
     past: BTreeMap<u32, Vec<Past>>,
 }
 

@@ -108,9 +108,9 @@ impl Partition {
             sum ^ hot.progress ^ i64::from(hot.newest_join ^ self.is_moved[agent as usize] as u32)
         });
         black_box(sum);
-        let sum = agents.iter().fold(0, |sum, &agent| {
-            sum ^ self.profiles.groups(agent).first().map_or(0, |g| g.0)
-        });
+        let sum = agents
+            .iter()
+            .fold(0, |sum, &agent| sum ^ self.profiles.hint(agent));
         black_box(sum);
     }
 }
