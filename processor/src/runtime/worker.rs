@@ -14,7 +14,7 @@ use views::store::RING;
 
 use super::lookup::Lookup;
 use super::past::Past;
-use super::saver::{Done, Job, Saver};
+use super::saver::{Done, Failure, Job, Saver};
 use super::{Clock, Settings};
 use crate::core::{Changed, Effects, Partition};
 use crate::outbox::Outbox;
@@ -27,6 +27,8 @@ const CHECKPOINT_SHARE: u32 = 20;
 const LAST_WAIT: Duration = Duration::from_secs(5);
 /// Waits after a failed checkpoint (full disk) before the next try.
 const CHECKPOINT_RETRY: Duration = Duration::from_secs(5);
+/// Tries of what fails, once the server stops.
+const LAST_TRIES: u32 = 3;
 
 /// Rows that wait for the next checkpoint; with more it does not wait for its time.
 const COLD_MAX: usize = 200_000;
@@ -178,7 +180,7 @@ impl Worker {
                 seen.incidents
                     .drain(..seen.incidents.len().saturating_sub(RING));
             })?;
-            self.checkpoint_if_due();
+            self.checkpoint_if_due(stop)?;
         }
         self.state().publish(&mut seen);
         self.publish(seen, stop);
@@ -193,11 +195,10 @@ impl Worker {
                 self.log.wait(partition, offset, NAP);
             }
             self.read(|worker, fx| worker.publish(fx, stop))?;
-            self.checkpoint_if_due();
+            self.checkpoint_if_due(stop)?;
             self.report();
         }
-        self.last_checkpoint();
-        Ok(())
+        self.last_checkpoint(stop)
     }
 
     fn offset(&self) -> Offset {
@@ -311,10 +312,10 @@ impl Worker {
         }
     }
 
-    fn checkpoint_if_due(&mut self) {
-        self.end_checkpoint(false);
+    fn checkpoint_if_due(&mut self, stop: &AtomicBool) -> anyhow::Result<()> {
+        self.end_checkpoint(false, stop)?;
         if self.saving.is_some() || self.abandoned {
-            return;
+            return Ok(());
         }
         let (at_rest, cold) = {
             let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
@@ -324,6 +325,7 @@ impl Worker {
         if at_rest && due {
             self.begin_checkpoint();
         }
+        Ok(())
     }
 
     /// Copies the state, if no other partition is at it, and has it written.
@@ -352,15 +354,19 @@ impl Worker {
             turn,
             done,
         };
-        // If the thread is gone, the other end of the channel is too, which counts as a failure.
+        // If the thread is gone, the other end of the channel is too.
         self.saver.save(job);
         self.saving = Some(result);
         self.saving_since = began;
     }
 
     /// Takes the result of the checkpoint under way, if it is there or is waited for.
-    fn end_checkpoint(&mut self, wait: bool) {
-        let Some(result) = &self.saving else { return };
+    ///
+    /// **Errors**: what would go wrong again with every further try; the server must stop.
+    fn end_checkpoint(&mut self, wait: bool, stop: &AtomicBool) -> anyhow::Result<()> {
+        let Some(result) = &self.saving else {
+            return Ok(());
+        };
         let done = if wait {
             result.recv().map_err(|_| TryRecvError::Disconnected)
         } else {
@@ -368,51 +374,47 @@ impl Worker {
         };
         let done = match done {
             Ok(done) => done,
-            Err(TryRecvError::Empty) => return,
-            Err(TryRecvError::Disconnected) => Done {
-                offset: Offset(0),
-                ingest: 0,
-                hash: 0,
-                result: Err(anyhow::anyhow!(
-                    "the thread that writes checkpoints is gone"
-                )),
-            },
+            Err(TryRecvError::Empty) => return Ok(()),
+            Err(TryRecvError::Disconnected) => anyhow::bail!(
+                "partition {}: the thread that writes checkpoints is gone; see the log above and start again, the log is replayed",
+                self.number
+            ),
         };
         self.saving = None;
-        let saved = self.take_done(&done);
+        if let Err(Failure::Lasting(error)) = done.result {
+            return Err(error);
+        }
+        let saved = self.take_done(&done, stop);
         // What could not be saved comes again with the next one, or its windows would be lost to it.
         self.state().finish_checkpoint(saved);
         let took = self.saving_since.elapsed() * CHECKPOINT_SHARE;
         self.next_checkpoint = Instant::now() + self.settings.checkpoint_every.max(took);
-        if let Err(error) = done.result.and_then(|()| self.trim()) {
+        let result = match done.result {
+            Ok(()) => self.trim(),
+            Err(Failure::Passing(error) | Failure::Lasting(error)) => Err(error),
+        };
+        if let Err(error) = result {
             tracing::error!(
                 partition = self.number,
                 "failed to save a checkpoint, trying again in {CHECKPOINT_RETRY:?}: {error:#}"
             );
             self.next_checkpoint = Instant::now() + CHECKPOINT_RETRY;
         }
+        Ok(())
     }
 
     /// Notes a checkpoint; whether it is there.
-    fn take_done(&mut self, done: &Done) -> bool {
+    fn take_done(&mut self, done: &Done, stop: &AtomicBool) -> bool {
         let partition = PartitionId(self.number);
-        let mut saved = done.result.is_ok();
-        if !saved {
-            // After a full disk or an I/O error it may be there or not.
-            let latest = loop {
-                match self.log.latest_offset(partition) {
-                    Ok(latest) => break latest,
-                    // Until that is known nothing may be saved: what is there would be merged again.
-                    Err(error) => {
-                        tracing::error!(
-                            partition = self.number,
-                            "failed to read which checkpoint is there, trying again in {CHECKPOINT_RETRY:?}: {error}"
-                        );
-                        std::thread::sleep(CHECKPOINT_RETRY);
-                    }
-                }
+        if done.result.is_err() {
+            // After a full disk or an I/O error it may be there or not. Until that is known nothing may be
+            // saved: what is there would be merged again.
+            let log = self.log.clone();
+            let Some(latest) = insist(partition, stop, || log.latest_offset(partition)) else {
+                self.abandoned = true;
+                return false;
             };
-            saved = latest.is_some() && latest == self.saving_offset && latest != self.saved;
+            let saved = latest.is_some() && latest == self.saving_offset && latest != self.saved;
             self.saved = latest;
             if !saved {
                 return false;
@@ -431,12 +433,12 @@ impl Worker {
         true
     }
 
-    fn last_checkpoint(&mut self) {
-        self.end_checkpoint(true);
+    fn last_checkpoint(&mut self, stop: &AtomicBool) -> anyhow::Result<()> {
+        self.end_checkpoint(true, stop)?;
         // If the newest step was in the second of the one before, the state cannot be saved now; the log
         // has it.
         if !self.state().at_rest() || self.abandoned {
-            return;
+            return Ok(());
         }
         let since = Instant::now();
         while self.saving.is_none() && self.saved != Some(self.offset()) {
@@ -447,12 +449,12 @@ impl Worker {
                         partition = self.number,
                         "no time for a last checkpoint; the next start replays the log"
                     );
-                    return;
+                    return Ok(());
                 }
                 std::thread::sleep(Duration::from_millis(2));
             }
         }
-        self.end_checkpoint(true);
+        self.end_checkpoint(true, stop)
     }
 
     /// Trims the log to the newest mark that is old enough, or that has too many bytes behind it.
@@ -521,6 +523,41 @@ impl Worker {
     }
 }
 
+/// Asks for the newest checkpoint until there is an answer. Once the server stops, a few times more; then none.
+fn insist<T>(
+    partition: PartitionId,
+    stop: &AtomicBool,
+    mut ask: impl FnMut() -> Result<T, eventlog::Error>,
+) -> Option<T> {
+    let mut last_tries = 0;
+    loop {
+        let error = match ask() {
+            Ok(answer) => return Some(answer),
+            Err(error) => error,
+        };
+        if stop.load(Ordering::Acquire) {
+            last_tries += 1;
+            if last_tries >= LAST_TRIES {
+                tracing::error!(
+                    partition = partition.0,
+                    "failed to read which checkpoint is there, stopping without a last one: {error}. Nothing is lost: the next start goes on from the one that is there and replays the log"
+                );
+                return None;
+            }
+            std::thread::sleep(NAP);
+            continue;
+        }
+        tracing::error!(
+            partition = partition.0,
+            "failed to read which checkpoint is there, trying again in {CHECKPOINT_RETRY:?}: {error}"
+        );
+        let since = Instant::now();
+        while since.elapsed() < CHECKPOINT_RETRY && !stop.load(Ordering::Acquire) {
+            std::thread::sleep(NAP);
+        }
+    }
+}
+
 /// Records that entered before this may go.
 fn horizon(clock: &Clock, settings: &Settings) -> i64 {
     let keep = i64::try_from(settings.log_keep.as_micros()).unwrap_or(i64::MAX);
@@ -557,6 +594,30 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
+
+    #[test]
+    fn a_stop_waits_for_an_answer_of_a_failing_disk_a_few_times_only() {
+        let stop = AtomicBool::new(false);
+        let mut asked = 0;
+        let began = Instant::now();
+        // The stop comes while it waits for the next try.
+        let answer = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(Duration::from_millis(100));
+                stop.store(true, Ordering::Release);
+            });
+            insist(PartitionId(0), &stop, || -> Result<(), _> {
+                asked += 1;
+                Err(eventlog::Error::Closed)
+            })
+        });
+        assert_eq!((answer, asked), (None, 1 + LAST_TRIES));
+        assert!(began.elapsed() < CHECKPOINT_RETRY);
+        // One that recovers meanwhile is believed.
+        let mut answers = vec![Ok(7), Err(eventlog::Error::Closed)];
+        let answer = insist(PartitionId(0), &stop, || answers.pop().unwrap());
+        assert_eq!(answer, Some(7));
+    }
 
     #[test]
     fn what_may_be_trimmed_is_found_by_ingest_time() {
