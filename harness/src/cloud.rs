@@ -419,8 +419,10 @@ impl Cloud {
                 outcome.rows.extend(rows.iter().filter_map(|r| self.row(r)));
             }
         }
-        let stored = self.store.range(self.partition.too_old_range());
-        let too_old = self.partition.too_old(&stored, self.store.saved);
+        let stored = self.store.range(self.partition.too_old_range(None));
+        let too_old = self
+            .partition
+            .too_old(None, usize::MAX, &stored, self.store.saved);
         (outcome, open, too_old)
     }
 }

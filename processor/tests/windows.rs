@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use event::{
     AgentId, AggregateSpec, BatchHeader, ClockQuality, ClockState, DeviceChange, DeviceId,
@@ -224,7 +224,7 @@ fn old_events_revise_the_coarser_tiers_and_the_oldest_go_to_the_ledger() {
         .iter()
         .map(|(k, v)| (k.clone(), v.clone()))
         .collect();
-    let old = b.p.too_old(&stored, Some(b.saved));
+    let old = b.p.too_old(None, 10, &stored, Some(b.saved));
     let day = (T0 - 300 * DAY).div_euclid(DAY) * DAY;
     assert_eq!(old, [(day, "d1".to_owned(), 2)]);
     // Time goes on: panes give way, hours and days stay.
@@ -238,6 +238,59 @@ fn old_events_revise_the_coarser_tiers_and_the_oldest_go_to_the_ledger() {
         (1, 4, 5)
     );
     assert!(b.store.keys().filter(|k| k[0] == 0).count() <= 1);
+}
+
+#[test]
+fn the_ledger_of_what_was_too_old_is_read_page_by_page() {
+    let mut b = Bench::with(vec![spec("w", 10, 10, &[])], &[]);
+    let keep = Retention {
+        panes: 2 * DAY,
+        hours: 2 * DAY,
+        days: 10 * DAY,
+    };
+    b.at(T0, &[Record::Retain(keep).encode()]);
+    b.at(T0 + S, &[one(1, T0 + S, 1.0, T0 + S)]);
+    let mut expected = BTreeMap::new();
+    let (mut seq, mut now) = (2, T0 + 2 * S);
+    for round in 0..4 {
+        // Numbers are given in another order than that of the ids.
+        for i in [7, 3, 9, 1, 8, 2, 0, 5] {
+            let device = format!("d{}", (i * 5 + round) % 11);
+            let t = T0 - (100 - i64::from(i % 3)) * DAY;
+            now += S;
+            let samples = [temperature(&device, t, 1.0)];
+            b.at(now, &[batch_record("gw", seq, seq, &samples, now)]);
+            seq += 1;
+            let day = t.div_euclid(DAY) * DAY;
+            *expected.entry((day, device)).or_insert(0) += 1;
+        }
+        // Some of it is stored, some under way, some neither.
+        match round {
+            0 | 1 => b.restart(),
+            2 => drop(b.p.begin_checkpoint(Vec::new()).unwrap()),
+            _ => {}
+        }
+    }
+    let expected: Vec<(i64, String, u64)> = expected
+        .into_iter()
+        .map(|((day, device), n)| (day, device, n))
+        .collect();
+    for limit in [1, 2, 3, 5, 100] {
+        let (mut all, mut after) = (Vec::new(), None);
+        loop {
+            let (from, to) = b.p.too_old_range(after.as_ref());
+            let rows = b.store.range(from..to).take(limit);
+            let stored: Vec<_> = rows.map(|(k, v)| (k.clone(), v.clone())).collect();
+            let page = b.p.too_old(after.as_ref(), limit, &stored, Some(b.saved));
+            assert!(page.len() <= limit);
+            let Some((day, device, _)) = page.last() else {
+                break;
+            };
+            after = Some((*day, device.clone()));
+            all.extend(page);
+        }
+        assert_eq!(all, expected, "{limit} at once");
+    }
 }
 
 #[test]

@@ -5,8 +5,8 @@
 //! commutative, so it does not matter how often and when it happens: the state does not remember it.
 //!
 //! Keys (order-keeping, big endian): tier `u8`, slot of the aggregate `u32`, start `i64` with its sign bit
-//! flipped, group `u32`. Tier 3 is the ledger of events that were too old (day, device), tier 4 holds
-//! quarantined records by id.
+//! flipped, group `u32`. Tier 3 is the ledger of events that were too old (day, id of the device: a page of
+//! it is one range), tier 4 holds quarantined records by id.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -216,29 +216,41 @@ pub struct Saving {
     /// The hot state.
     pub snapshot: Vec<u8>,
     pub(crate) cold: Arc<Outbox>,
+    /// What was too old: key and events, ascending.
+    pub(crate) too_old: Vec<(Vec<u8>, u64)>,
     /// (slot, starts of what is kept by tier).
     pub(crate) horizons: Vec<(u32, [i64; TIERS])>,
 }
 
-fn too_old_key(day: i64, device: u32) -> Vec<u8> {
+/// The key of a row of the too-old ledger.
+pub(crate) fn too_old_key(day: i64, device: &str) -> Vec<u8> {
     let mut key = vec![TIER_TOO_OLD];
     put_signed(&mut key, day);
-    key.extend_from_slice(&device.to_be_bytes());
+    key.extend_from_slice(device.as_bytes());
     key
 }
 
 /// (day, device) of a row of the too-old ledger.
-pub(crate) fn parse_too_old(key: &[u8]) -> Option<(i64, u32)> {
+pub(crate) fn parse_too_old(key: &[u8]) -> Option<(i64, String)> {
     let (&TIER_TOO_OLD, mut rest) = key.split_first()? else {
         return None;
     };
     let day = take_signed(&mut rest)?;
-    Some((day, u32::from_be_bytes(rest.try_into().ok()?)))
+    Some((day, std::str::from_utf8(rest).ok()?.to_owned()))
 }
 
-/// The keys of the too-old ledger: from, to.
-pub(crate) fn too_old_range() -> (Vec<u8>, Vec<u8>) {
-    (vec![TIER_TOO_OLD], vec![TIER_TOO_OLD + 1])
+/// The keys of the too-old ledger behind an entry, or of all of it: from, to.
+pub(crate) fn too_old_range(after: Option<&(i64, String)>) -> (Vec<u8>, Vec<u8>) {
+    let from = match after {
+        Some((day, device)) => {
+            let mut key = too_old_key(*day, device);
+            // The next one that there can be.
+            key.push(0);
+            key
+        }
+        None => vec![TIER_TOO_OLD],
+    };
+    (from, vec![TIER_TOO_OLD + 1])
 }
 
 /// The key of a quarantined record.
@@ -265,7 +277,7 @@ impl Saving {
             .collect();
         keys.sort_unstable();
         let rows = keys.iter().map(ColdKey::bytes);
-        let ledger = self.cold.too_old.keys().map(|k| too_old_key(k.0, k.1));
+        let ledger = self.too_old.iter().map(|t| t.0.clone());
         rows.chain(ledger).collect()
     }
 
@@ -304,13 +316,13 @@ impl Saving {
             };
             out.push((key, Some(value)));
         }
-        for (&(day, device), &n) in &self.cold.too_old {
-            let key = too_old_key(day, device);
+        for (key, n) in &self.too_old {
             let old = match stored.next().and_then(Option::as_ref) {
-                Some(old) => parse_count(old).ok_or_else(|| damaged(&key))?,
+                Some(old) => parse_count(old).ok_or_else(|| damaged(key))?,
                 None => 0,
             };
-            out.push((key, Some((old + n).to_le_bytes().to_vec())));
+            let sum = old.checked_add(*n).ok_or_else(|| damaged(key))?;
+            out.push((key.clone(), Some(sum.to_le_bytes().to_vec())));
         }
         for (&id, record) in &self.cold.held {
             out.push((held_key(id), record.clone()));
@@ -374,6 +386,16 @@ mod tests {
             assert_eq!(ColdKey::parse(bytes), Some(*key));
             assert!(ColdKey::prefix(key.tier, key.slot, key.start) < *bytes);
         }
-        assert_eq!(parse_too_old(&too_old_key(-3, 7)), Some((-3, 7)));
+        let entries = [(-3, "b"), (5, "a"), (5, "ab"), (5, "b")].map(|e| (e.0, e.1.to_owned()));
+        for (i, entry) in entries.iter().enumerate() {
+            assert_eq!(
+                parse_too_old(&too_old_key(entry.0, &entry.1)).as_ref(),
+                Some(entry)
+            );
+            let (from, to) = too_old_range(Some(entry));
+            let behind = entries.iter().map(|e| too_old_key(e.0, &e.1));
+            let behind = behind.filter(|key| (&from..&to).contains(&key));
+            assert_eq!(behind.count(), entries.len() - 1 - i);
+        }
     }
 }

@@ -291,15 +291,22 @@ impl Partition {
         out
     }
 
-    /// Keys of the state store (from, to) that hold the ledger of what was too old.
-    pub fn too_old_range(&self) -> (Vec<u8>, Vec<u8>) {
-        too_old_range()
+    /// Keys of the state store (from, to) that hold the ledger of what was too old behind the entry `after` (day,
+    /// device), or all of it. Of a page with `limit` entries the first `limit` rows are enough.
+    pub fn too_old_range(&self, after: Option<&(i64, String)>) -> (Vec<u8>, Vec<u8>) {
+        too_old_range(after)
     }
 
-    /// (day, device, events) of everything that was too old, ascending by day and id; `stored` are all rows of
-    /// [`Self::too_old_range`].
-    pub fn too_old(&self, stored: &[StoredRow], saved: Option<u64>) -> Vec<(i64, String, u64)> {
-        let mut all: BTreeMap<(i64, u32), u64> = stored
+    /// (day, device, events) of what was too old behind `after`, ascending by day and id, at most `limit`;
+    /// `stored` are the first `limit` rows of [`Self::too_old_range`], or all if there are fewer.
+    pub fn too_old(
+        &self,
+        after: Option<&(i64, String)>,
+        limit: usize,
+        stored: &[StoredRow],
+        saved: Option<u64>,
+    ) -> Vec<(i64, String, u64)> {
+        let mut all: BTreeMap<(i64, String), u64> = stored
             .iter()
             .filter_map(|(key, value)| Some((parse_too_old(key)?, parse_count(value)?)))
             .collect();
@@ -307,18 +314,26 @@ impl Partition {
             .in_flight
             .as_ref()
             .filter(|f| saved.is_none_or(|saved| saved < f.0));
-        let unsaved = flying.iter().flat_map(|f| &f.1.too_old);
-        for (key, n) in unsaved.chain(&self.outbox.too_old) {
-            *all.entry(*key).or_default() += n;
+        let begin = after.map_or(i64::MIN, |a| a.0);
+        for unsaved in flying.map(|f| &*f.1).into_iter().chain([&self.outbox]) {
+            let (mut day, mut taken) = (begin, 0);
+            for (&(of, device), n) in unsaved.too_old.range((begin, 0)..) {
+                // Within a day they are not in the order of their ids.
+                if of != day && taken >= limit {
+                    break;
+                }
+                day = of;
+                let entry = (day, self.registry.ids.get(device).to_owned());
+                if after.is_none_or(|after| entry > *after) {
+                    *all.entry(entry).or_default() += n;
+                    taken += 1;
+                }
+            }
         }
-        let devices = self.registry.len() as u32;
-        let mut out: Vec<(i64, String, u64)> = all
-            .into_iter()
-            .filter(|((_, device), _)| *device < devices)
-            .map(|((day, device), n)| (day, self.registry.ids.get(device).to_owned(), n))
-            .collect();
-        out.sort();
-        out
+        all.into_iter()
+            .take(limit)
+            .map(|((day, device), n)| (day, device, n))
+            .collect()
     }
 
     /// The key under which the state store has a quarantined record.

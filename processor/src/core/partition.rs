@@ -461,6 +461,12 @@ impl Partition {
         }
         let snapshot = self.snapshot_into(buffer);
         let cold = Arc::new(std::mem::take(&mut self.outbox));
+        let too_old = cold.too_old.iter().map(|(&(day, device), n)| {
+            let key = super::cold::too_old_key(day, self.registry.ids.get(device));
+            (key, *n)
+        });
+        let mut too_old: Vec<(Vec<u8>, u64)> = too_old.collect();
+        too_old.sort_unstable();
         self.in_flight = Some((self.offset, cold.clone()));
         let horizons = self
             .aggregates
@@ -473,6 +479,7 @@ impl Partition {
             now: self.now,
             snapshot,
             cold,
+            too_old,
             horizons,
         })
     }

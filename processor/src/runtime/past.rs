@@ -160,6 +160,38 @@ impl Past {
         Ok(out)
     }
 
+    /// Reads no more rows than the page has entries.
+    fn too_old_page(
+        &self,
+        after: Option<&(i64, String)>,
+        limit: usize,
+    ) -> Result<Vec<TooOld>, Error> {
+        let (from, to) = self.with(|p| p.too_old_range(after));
+        let mut tries = 0;
+        let page = loop {
+            let (stored, saved) = self.as_of(|| {
+                let mut rows: Vec<StoredRow> = Vec::new();
+                self.log
+                    .rows_range(self.partition, &from, &to, limit, |key, value| {
+                        rows.push((key.to_vec(), value.to_vec()));
+                    })?;
+                Ok(rows)
+            })?;
+            let page = self.with(|p| p.too_old(after, limit, &stored, saved.map(|o| o.0)));
+            tries += 1;
+            // A checkpoint that ended meanwhile has taken away what was on its way: look again.
+            if self.log.latest_offset(self.partition)? == saved || tries == TRIES_MAX {
+                break page;
+            }
+        };
+        let entry = |(day, device, events)| TooOld {
+            day,
+            device,
+            events,
+        };
+        Ok(page.into_iter().map(entry).collect())
+    }
+
     fn failed(&self, error: &Error) {
         tracing::error!(
             partition = self.partition.0,
@@ -177,32 +209,10 @@ impl HistorySource for Past {
     }
 
     fn too_old(&self, after: Option<&(i64, String)>, limit: usize) -> Vec<TooOld> {
-        let (from, to) = self.with(Partition::too_old_range);
-        let read = self.as_of(|| {
-            let mut rows: Vec<StoredRow> = Vec::new();
-            self.log
-                .rows_range(self.partition, &from, &to, usize::MAX, |key, value| {
-                    rows.push((key.to_vec(), value.to_vec()));
-                })?;
-            Ok(rows)
-        });
-        let (stored, saved) = match read {
-            Ok(read) => read,
-            Err(error) => {
-                self.failed(&error);
-                return Vec::new();
-            }
-        };
-        let all = self.with(|p| p.too_old(&stored, saved.map(|o| o.0)));
-        all.into_iter()
-            .map(|(day, device, events)| TooOld {
-                day,
-                device,
-                events,
-            })
-            .filter(|t| after.is_none_or(|a| (t.day, &t.device) > (a.0, &a.1)))
-            .take(limit)
-            .collect()
+        self.too_old_page(after, limit).unwrap_or_else(|error| {
+            self.failed(&error);
+            Vec::new()
+        })
     }
 
     fn quarantined(&self, id: u64) -> Option<Vec<u8>> {
