@@ -37,6 +37,15 @@ pub(crate) struct Active {
     ordinal: u32,
 }
 
+impl Active {
+    /// Whether its times are not further from 1970 than `bound`, and there is room for more of its name.
+    pub(crate) fn is_sound(&self, bound: i64) -> bool {
+        let times = [self.episode.began, self.reported];
+        let fit = |t: i64| t.unsigned_abs() <= bound.unsigned_abs();
+        times.into_iter().all(fit) && self.ordinal < u32::MAX
+    }
+}
+
 /// Where an episode is: (position of the rule, number of the device).
 pub(crate) type Place = (u32, u32);
 

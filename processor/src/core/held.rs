@@ -39,6 +39,23 @@ pub(crate) struct Held {
     next: u64,
 }
 
+impl Held {
+    /// Whether it adds up, and is not more than `quarantined` events.
+    pub(crate) fn is_sound(&self, quarantined: u64) -> bool {
+        let sum = |of: fn(&Entry) -> u64| {
+            let mut all = self.entries.values().map(of);
+            all.try_fold(0u64, |sum, n| sum.checked_add(n))
+        };
+        self.entries.len() <= RECORDS_MAX
+            && sum(|e| e.bytes) == Some(self.bytes)
+            && sum(|e| e.count).is_some_and(|n| n <= quarantined)
+            && self
+                .entries
+                .last_key_value()
+                .is_none_or(|e| *e.0 < self.next)
+    }
+}
+
 impl Partition {
     /// Keeps `events` (indexes) of a batch for a release; gives the id that people see.
     pub(crate) fn hold(

@@ -27,6 +27,7 @@ mod partition;
 mod place;
 mod registry;
 mod snapshot;
+mod sound;
 mod texts;
 mod warm;
 mod windows;

@@ -4,6 +4,7 @@
 //! they end, and five bytes in the table; the hash is computed again when the table grows.
 
 use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
 use xxhash_rust::xxh3::xxh3_64;
 
 /// Arena bytes at most: ends are held in 32 bits.
@@ -93,7 +94,7 @@ impl Names {
         super::flat::put_bytes(out, &self.text);
     }
 
-    /// Reads [`Self::save`]; none if the bytes are not of that form.
+    /// Reads [`Self::save`]; none if the bytes are not of that form, or a name is there twice.
     pub(crate) fn load(bytes: &mut &[u8]) -> Option<Self> {
         let ends = super::flat::take_u32s(bytes)?;
         let text = super::flat::take_bytes(bytes)?.to_vec();
@@ -111,7 +112,11 @@ impl Names {
         for number in 0..ends.len() as u32 {
             let name = slice(text, ends, number);
             std::str::from_utf8(name).ok()?;
-            table.insert_unique(xxh3_64(name), number, |&n| xxh3_64(slice(text, ends, n)));
+            let same = |n: &u32| slice(text, ends, *n) == name;
+            match table.entry(xxh3_64(name), same, |&n| xxh3_64(slice(text, ends, n))) {
+                Entry::Vacant(place) => place.insert(number),
+                Entry::Occupied(_) => return None,
+            };
         }
         names.table = table;
         Some(names)
@@ -146,5 +151,9 @@ mod tests {
         for cut in 0..50 {
             assert!(Names::load(&mut &bytes[..cut]).is_none());
         }
+        let mut twice = bytes.clone();
+        let at = twice.len() - "dev-4999".len();
+        twice[at..].copy_from_slice(b"dev-4998");
+        assert!(Names::load(&mut twice.as_slice()).is_none(), "twice");
     }
 }

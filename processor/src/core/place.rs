@@ -150,7 +150,7 @@ impl Partition {
 
     /// The devices of an agent that are in a row: the first one, and how many. The others are listed in
     /// [`Self::further_devices`]; a row is empty only if there is no other.
-    fn row_of(&self, agent: u32) -> (u32, u32) {
+    pub(super) fn row_of(&self, agent: u32) -> (u32, u32) {
         let hot = self.agents.hot(agent);
         let further = self.further_devices.get(&agent).map_or(0, BTreeSet::len);
         (hot.first_device, hot.devices.saturating_sub(further as u32))

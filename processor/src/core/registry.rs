@@ -515,6 +515,8 @@ impl Registry {
         flat::put_bytes(out, &postcard::to_allocvec(&rare).unwrap_or_default());
     }
 
+    /// Reads [`Self::save`]; none if the bytes are not of that form or contradict each other: what is counted is
+    /// counted again.
     pub(crate) fn load(bytes: &mut &[u8]) -> Option<Self> {
         let mut r = Self {
             ids: Names::load(bytes)?,
@@ -536,21 +538,30 @@ impl Registry {
         }
         for number in 0..len {
             let devices = flat::take_u32(bytes)?;
-            let placed = flat::take_u32(bytes)? == 1;
+            let placed = match flat::take_u32(bytes)? {
+                0 => false,
+                1 => true,
+                _ => return None,
+            };
             let attributes = flat::take_u32s(bytes)?;
             let metrics: Box<[u32]> = flat::take_u32s(bytes)?.into();
-            let attributes: Box<[(u32, u32)]> =
-                attributes.chunks_exact(2).map(|c| (c[0], c[1])).collect();
+            let (pairs, odd) = attributes.as_chunks::<2>();
+            let attributes: Box<[(u32, u32)]> = pairs.iter().map(|c| (c[0], c[1])).collect();
             let known = attributes
                 .iter()
                 .all(|a| (a.0 as usize) < r.attributes.len() && (a.1 as usize) < r.texts.len())
                 && metrics.iter().all(|m| (*m as usize) < r.metrics.len());
-            if !known {
+            let ascending = attributes.windows(2).all(|w| w[0].0 < w[1].0)
+                && metrics.windows(2).all(|w| w[0] < w[1]);
+            let within = attributes.len() <= ATTRIBUTES_MAX && metrics.len() <= DEVICE_SERIES_MAX;
+            if !(known && ascending && within && odd.is_empty()) {
                 return None;
             }
             if devices > 0 {
-                r.class_index
-                    .insert((attributes.clone(), metrics.clone()), number as u32);
+                let key = (attributes.clone(), metrics.clone());
+                if r.class_index.insert(key, number as u32).is_some() {
+                    return None;
+                }
             }
             r.classes.push(Class {
                 attributes,
@@ -563,35 +574,98 @@ impl Registry {
         r.free_classes = flat::take_u32s(bytes)?;
         let rare = flat::take_bytes(bytes)?;
         (r.placed, r.attribute_times, r.free_series) = postcard::from_bytes(rare).ok()?;
-        for d in &r.devices {
-            let class = r.classes.get(d.class as usize)?;
-            let end = d.series as usize + class.metrics.len();
-            if end > r.series.len() && !class.metrics.is_empty() {
+        let within = r.devices.len() <= DEVICES_MAX
+            && r.series.len() <= u32::MAX as usize
+            && r.metrics.len() <= METRICS_MAX;
+        let used = r.count_runs()?;
+        r.live_series = used;
+        (within && r.check_classes() && r.check_texts() && r.check_rare()).then_some(r)
+    }
+
+    /// How many series are in use, if the runs of the devices and the free ones are all series and none is in
+    /// two of them.
+    fn count_runs(&self) -> Option<usize> {
+        let mut taken = vec![0u64; self.series.len().div_ceil(64)];
+        let mut take = |run: u32, len: usize| -> Option<()> {
+            let run = run as usize;
+            if run.checked_add(len)? > self.series.len() {
                 return None;
             }
-        }
-        let text_fits = |s: &Series| match s.value() {
-            Some((Kind::Text, text)) => (text as usize) < r.texts.len(),
-            _ => true,
+            for place in run..run + len {
+                let (word, bit) = (&mut taken[place / 64], 1 << (place % 64));
+                if *word & bit != 0 {
+                    return None;
+                }
+                *word |= bit;
+            }
+            Some(())
         };
-        if !r.series.iter().all(text_fits) {
-            return None;
+        let (mut used, mut free) = (0, 0);
+        for device in &self.devices {
+            let len = self.classes.get(device.class as usize)?.metrics.len();
+            if len > 0 {
+                take(device.series, len)?;
+                used += len;
+            }
         }
-        let free: usize = r
-            .free_series
-            .iter()
-            .map(|(len, runs)| *len as usize * runs.len())
-            .sum();
-        r.live_series = r.series.len().checked_sub(free)?;
-        let free_fits = r
-            .free_classes
-            .iter()
-            .all(|c| (*c as usize) < r.classes.len())
-            && r.free_series.iter().all(|(len, runs)| {
-                runs.iter()
-                    .all(|run| *run as usize + *len as usize <= r.series.len())
-            });
-        free_fits.then_some(r)
+        for (len, runs) in &self.free_series {
+            for run in runs {
+                if *len == 0 {
+                    return None;
+                }
+                take(*run, *len as usize)?;
+                free += *len as usize;
+            }
+        }
+        (used + free == self.series.len()).then_some(used)
+    }
+
+    /// Whether each class has the devices that it says, and those without any are free, once.
+    fn check_classes(&self) -> bool {
+        let mut devices = vec![0; self.classes.len()];
+        for device in &self.devices {
+            devices[device.class as usize] += 1;
+        }
+        let counted = self.classes.iter().map(|c| c.devices).eq(devices);
+        let mut free = self.free_classes.clone();
+        free.sort_unstable();
+        let unused = (0u32..).zip(&self.classes).filter(|c| c.1.devices == 0);
+        let empty = |c: &Class| c.attributes.is_empty() && c.metrics.is_empty() && !c.placed;
+        counted && unused.clone().all(|c| empty(c.1)) && unused.map(|c| c.0).eq(free)
+    }
+
+    /// Whether each text is held by as many classes and newest values as it says.
+    fn check_texts(&self) -> bool {
+        let mut holders = vec![0u32; self.texts.len()];
+        for class in &self.classes {
+            for (_, text) in &class.attributes {
+                holders[*text as usize] += 1;
+            }
+        }
+        // What lies in free runs is left over and holds nothing.
+        for device in &self.devices {
+            let len = self.classes[device.class as usize].metrics.len();
+            let run = self.series.iter().skip(device.series as usize).take(len);
+            for series in run {
+                if let Some((Kind::Text, text)) = series.value() {
+                    let place = usize::try_from(text).ok();
+                    match place.and_then(|at| holders.get_mut(at)) {
+                        Some(n) => *n += 1,
+                        None => return false,
+                    }
+                }
+            }
+        }
+        self.texts.are_held(&holders)
+    }
+
+    /// Whether what few devices have is of devices and attributes that there are.
+    fn check_rare(&self) -> bool {
+        let device = |d: &u32| (*d as usize) < self.devices.len();
+        let attribute = |t: &(u32, i64)| (t.0 as usize) < self.attributes.len();
+        self.placed.keys().all(device)
+            && self.attribute_times.keys().all(device)
+            && self.attribute_times.values().flatten().all(attribute)
     }
 }
 
@@ -623,6 +697,45 @@ mod tests {
         assert_eq!(bytes, again);
         for cut in 0..bytes.len() {
             assert!(Registry::load(&mut &bytes[..cut]).is_none(), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn what_is_counted_wrongly_is_refused() {
+        let mut r = Registry::default();
+        r.metrics.insert("state").unwrap();
+        r.attributes.insert("site").unwrap();
+        for id in ["a", "b", "c"] {
+            let d = r.add(id, 0, TIME_MIN).unwrap();
+            assert!(r.set_attribute(d, 0, 10, Some("s1")) && r.add_metrics(d, &[0]));
+        }
+        let text = r.texts.hold("on");
+        let s = r.find_series(1, 0).unwrap() as usize;
+        r.series[s].set(TIME_MIN, Kind::Text, u64::from(text));
+        // A run and a class that are free again, with what was left in them.
+        r.strip(2);
+        let load = |r: &Registry| {
+            let mut bytes = Vec::new();
+            r.save(&mut bytes);
+            Registry::load(&mut bytes.as_slice())
+        };
+        assert_eq!(load(&r).unwrap().live_series, 2);
+        let wrong: [fn(&mut Registry); 10] = [
+            |r| r.classes[r.devices[0].class as usize].devices += 1,
+            |r| r.devices[0].class = r.devices[2].class,
+            |r| r.free_classes.clear(),
+            |r| r.free_classes.push(r.free_classes[0]),
+            |r| r.texts.hold_again(0),
+            |r| r.devices[1].series = r.devices[0].series,
+            |r| r.free_series.clear(),
+            |r| r.free_run(r.devices[0].series, 1),
+            |r| r.series[r.devices[0].series as usize].set(TIME_MIN, Kind::Text, 1 << 40),
+            |r| r.placed.extend([(9, 1)]),
+        ];
+        for (i, change) in wrong.iter().enumerate() {
+            let mut damaged = r.clone();
+            change(&mut damaged);
+            assert!(load(&damaged).is_none(), "{i}");
         }
     }
 

@@ -27,7 +27,7 @@ use super::held::Held;
 use super::members::Past;
 use super::pane::Pane;
 use super::partition::Partition;
-use super::registry::{NONE, Registry};
+use super::registry::Registry;
 use super::windows::{Cell, Due, Life};
 
 const VERSION: u8 = 4;
@@ -197,7 +197,7 @@ impl Partition {
 
     /// The state from a snapshot.
     ///
-    /// **Errors**: another version, or bytes that do not decode; both say what to do.
+    /// **Errors**: another version, or bytes that do not decode or contradict each other; both say what to do.
     pub fn restore(snapshot: &[u8]) -> Result<Self, RestoreError> {
         let rest = match snapshot.split_first() {
             Some((&VERSION, rest)) => rest,
@@ -259,19 +259,25 @@ impl Partition {
         p.active = flat::take_u32s(bytes)?;
         p.due = vec![Due::NOW; p.groups.len()];
         for &group in &p.active {
-            p.groups.get_mut(group as usize)?.active = true;
+            let group = p.groups.get_mut(group as usize)?;
+            let twice = std::mem::replace(&mut group.active, true);
+            (!twice).then_some(())?;
         }
         let waiting = flat::take_i64s(bytes)?;
-        for of in waiting.chunks_exact(2) {
-            let group = p.groups.get(usize::try_from(of[0]).ok()?)?;
-            let cell = group.ring.get(of[1]);
-            p.cells.get_mut(cell as usize)?.life.emit = true;
+        let (waiting, odd) = waiting.as_chunks::<2>();
+        odd.is_empty().then_some(())?;
+        for &[group, pane] in waiting {
+            let group = p.groups.get(usize::try_from(group).ok()?)?;
+            let cell = group.ring.get(pane);
+            let life = &mut p.cells.get_mut(cell as usize)?.life;
+            let twice = std::mem::replace(&mut life.emit, true);
+            (!twice).then_some(())?;
             p.emit.push(cell);
         }
         let rare: Rare = postcard::from_bytes(flat::take_bytes(bytes)?).ok()?;
         p.take_rare(rare)?;
         bytes.is_empty().then_some(())?;
-        p.check_numbers().then_some(())?;
+        p.is_sound().then_some(())?;
         // Groups that classes had are found again: none is made.
         let known = p.groups.len();
         for class in 0..p.registry.classes.len() {
@@ -370,8 +376,9 @@ impl Partition {
         }
         for (number, group) in self.groups.iter().enumerate() {
             if self.aggregates.get(group.slot as usize)?.is_some() {
-                self.group_index
-                    .insert((group.slot, group.values.clone()), number as u32);
+                let key = (group.slot, group.values.clone());
+                let twice = self.group_index.insert(key, number as u32).is_some();
+                (!twice).then_some(())?;
             }
         }
         for (group, past) in rare.past {
@@ -403,32 +410,6 @@ impl Partition {
         self.gone = rare.gone;
         self.further_devices = rare.further_devices;
         Some(())
-    }
-
-    /// Whether every number that is looked up without a check is one that exists.
-    fn check_numbers(&self) -> bool {
-        let agents = self.agents.len() as u32;
-        let devices = self.registry.len() as u32;
-        let agent_fits = |a: u32| a == NONE || a < agents;
-        self.registry.devices.iter().all(|d| agent_fits(d.agent))
-            && self.groups.iter().all(|g| {
-                g.members
-                    .past
-                    .iter()
-                    .all(|p| p.agent < agents && p.device < devices)
-            })
-            && self.cells.iter().all(|c| {
-                c.content.as_ref().is_none_or(|pane| {
-                    let fits = |e: &super::pane::Extreme| !e.is_set() || e.device < devices;
-                    fits(&pane.min) && fits(&pane.max)
-                })
-            })
-            && self.scan.fits(agents)
-            && self.gone.iter().all(|d| *d < devices)
-            && self
-                .further_devices
-                .iter()
-                .all(|(a, list)| *a < agents && list.iter().all(|d| *d < devices))
     }
 
     /// A hash of the whole state: equal states, equal hashes, over runs, restarts and whenever checkpoints

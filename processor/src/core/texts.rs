@@ -84,6 +84,7 @@ impl Texts {
         flat::put_u32s(out, &self.free);
     }
 
+    /// Reads [`Self::save`]; none if the bytes are not of that form or contradict each other.
     pub(crate) fn load(bytes: &mut &[u8]) -> Option<Self> {
         let len = usize::try_from(flat::take_u64(bytes)?).ok()?;
         // Each takes twelve bytes at least: checked before anything is reserved.
@@ -91,9 +92,16 @@ impl Texts {
             return None;
         }
         let mut texts = Self::default();
+        let mut held = 0;
         for number in 0..len {
             let holders = flat::take_u32(bytes)?;
             let text = std::str::from_utf8(flat::take_bytes(bytes)?).ok()?;
+            if holders > 0 {
+                held += 1;
+                if texts.find(text).is_some() {
+                    return None;
+                }
+            }
             texts.slots.push((Arc::from(text), holders));
             if holders > 0 {
                 let slots = &texts.slots;
@@ -105,8 +113,21 @@ impl Texts {
             }
         }
         texts.free = flat::take_u32s(bytes)?;
+        // What nobody holds is free, once.
+        let mut free = texts.free.clone();
+        free.sort_unstable();
+        free.dedup();
         let fits = |n: &u32| texts.slots.get(*n as usize).is_some_and(|slot| slot.1 == 0);
-        texts.free.iter().all(fits).then_some(texts)
+        (free.len() == texts.free.len() && held + free.len() == len && free.iter().all(fits))
+            .then_some(texts)
+    }
+
+    /// Whether each number is held as often as `holders` says.
+    pub(crate) fn are_held(&self, holders: &[u32]) -> bool {
+        self.slots
+            .iter()
+            .map(|slot| slot.1)
+            .eq(holders.iter().copied())
     }
 
     /// How many numbers there are, free ones included.
