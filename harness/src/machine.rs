@@ -265,7 +265,13 @@ impl World {
                     core.disconnected();
                     self.plan_connect(n);
                 }
-                Err(error) => self.buffer_failed(n, &error)?,
+                Err(error) => {
+                    self.buffer_failed(n, &error)?;
+                    // It says nothing more: where its fuse was set it also dies.
+                    if self.nodes[n].disk.is_dead() {
+                        return Ok(());
+                    }
+                }
             }
         }
         let node = &self.nodes[n];
@@ -515,13 +521,23 @@ impl World {
     }
 
     /// The process of a start dies.
-    pub(crate) fn die_again(&mut self, n: usize, starts: u32) {
-        let node = &self.nodes[n];
-        if !self.healing && node.starts == starts && node.core.is_some() {
-            let image = node.disk.seen();
+    pub(crate) fn die_again(&mut self, n: usize, starts: u32) -> Result<(), String> {
+        // Some have stored something and told nobody.
+        if self.lives(n, starts) && self.rng.chance(500) {
+            self.nodes[n].read_sensors(self.now.min(self.size.end()));
+            self.commit(n)?;
+        }
+        if self.lives(n, starts) {
+            let image = self.nodes[n].disk.seen();
             let pause = self.rng.range(SECOND, 20 * SECOND);
             self.die(n, image, pause);
         }
+        Ok(())
+    }
+
+    fn lives(&self, n: usize, starts: u32) -> bool {
+        let node = &self.nodes[n];
+        !self.healing && node.starts == starts && node.core.is_some()
     }
 
     /// A machine's agent commits out of turn.

@@ -392,10 +392,7 @@ impl World {
             }
             Happening::Tick => self.tick(),
             Happening::Commit(n) => self.commit_now(n),
-            Happening::DieAgain(n, starts) => {
-                self.die_again(n, starts);
-                Ok(())
-            }
+            Happening::DieAgain(n, starts) => self.die_again(n, starts),
             Happening::Operator => self.operator(),
             Happening::Heal => self.heal(),
         }
