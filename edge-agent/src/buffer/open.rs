@@ -336,7 +336,8 @@ fn unclean(last: &State, now: EventTime) -> Option<TimeRange> {
     let from = last.committed_at.min(now);
     Some(TimeRange {
         from: last.unclean.map_or(from, |u| u.from.min(from)),
-        to: now,
+        // The clock may have been set back since: what was not told yet stays.
+        to: last.unclean.map_or(now, |u| u.to.max(now)),
     })
 }
 
@@ -568,6 +569,23 @@ mod tests {
         drop(first);
         let (from, to) = (EventTime::from_secs(140), EventTime::from_secs(200));
         let said = opened(dir.path(), 8, 200).buffer.announcement(10);
+        assert_eq!(said.unclean, Some(TimeRange { from, to }));
+    }
+
+    #[test]
+    fn a_clock_set_back_takes_nothing_from_a_stretch_that_was_not_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let stored = |rand, now| {
+            let mut buffer = opened(dir.path(), rand, now).buffer;
+            let until = EventTime::from_secs(now + 10);
+            buffer.append(&[sample(now)], &[], true, until).unwrap();
+        };
+        stored(7, 1000);
+        // Starts at 2000, and again with the clock set back.
+        stored(8, 2000);
+        stored(9, 100);
+        let (from, to) = (EventTime::from_secs(60), EventTime::from_secs(2000));
+        let said = opened(dir.path(), 10, 60).buffer.announcement(10);
         assert_eq!(said.unclean, Some(TimeRange { from, to }));
     }
 
