@@ -108,6 +108,18 @@ names! {
     }
 }
 
+impl Fault {
+    /// Those that make new lives, and what keeps the words of old ones under way.
+    pub const OF_LIVES: &[Self] = &[
+        Self::Delay,
+        Self::Kill,
+        Self::PowerCut,
+        Self::Wipe,
+        Self::Rollback,
+        Self::Clone,
+    ];
+}
+
 /// Why a fault cannot hit a step; none if it can.
 pub fn impossible(fault: Fault, step: Step) -> Option<&'static str> {
     use Fault::*;

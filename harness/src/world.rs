@@ -223,9 +223,15 @@ impl World {
         self.plan(at, Happening::Operator);
         self.plan(self.size.end(), Happening::Heal);
         // Faults: some seeds are calm, some are not.
-        for _ in 0..self.rng.range(2, 24) {
+        // In some most of them make long histories of lives.
+        let storm = self.rng.chance(250);
+        for _ in 0..self.rng.range(2, if storm { 40 } else { 24 }) {
             loop {
-                let (fault, step) = (self.rng.pick(Fault::ALL), self.rng.pick(Step::ALL));
+                let among = match storm && self.rng.chance(600) {
+                    true => Fault::OF_LIVES,
+                    false => Fault::ALL,
+                };
+                let (fault, step) = (self.rng.pick(among), self.rng.pick(Step::ALL));
                 if crate::matrix::impossible(fault, step).is_none() {
                     let at = self
                         .rng
