@@ -70,6 +70,7 @@ impl Oracle {
                             time: sample.time.map_or(block.ingest, |t| t.as_micros()),
                             value: Measured::of(&sample.value, of as usize == METRICS),
                             fate: Fate::Pending,
+                            aside: false,
                         };
                         self.ledger.accepted += 1;
                         self.judge(number, block.ingest, made);
@@ -288,15 +289,19 @@ impl Oracle {
             .map_or(0, |g| g.quarantined);
         let is_fork = fork > 0;
         // The last ones of those that were not set aside before.
-        let mut left = n - of(self, Fate::Quarantined);
+        let mut left = ids
+            .iter()
+            .filter(|id| !self.made[**id as usize].aside)
+            .count() as u64;
         for &id in ids {
             let made = self.made[id as usize];
             self.agents[agent as usize].pending.remove(&(made.time, id));
-            let again = made.fate == Fate::Quarantined;
+            let again = made.aside;
             let forked = is_fork && !again && left <= fork;
             left -= u64::from(!again);
             let fate = match made.fate {
                 _ if forked => {
+                    self.made[id as usize].aside = true;
                     self.ledger.quarantined += 1;
                     if made.fate == Fate::Counted {
                         made.fate

@@ -78,6 +78,8 @@ struct Made {
     time: i64,
     value: Measured,
     fate: Fate,
+    /// It came from beyond the end of a closed life and was set aside, whatever became of it then.
+    aside: bool,
 }
 
 /// An agent's id, however many machines run under it.
@@ -290,6 +292,7 @@ fn made(numbers: &BTreeMap<String, u16>, sample: &Sample) -> Option<Made> {
         time: sample.time.as_micros(),
         value: Measured::of(&sample.value, metric as usize == METRICS),
         fate: Fate::Pending,
+        aside: false,
     })
 }
 
