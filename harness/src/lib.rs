@@ -5,6 +5,8 @@
 //! the processor's core; **modelled** are disks, clocks, the network, the log and the state store. The
 //! [`oracle`] knows every event that an agent accepted and compares every window, ledger and alert.
 //!
+//! Whether it would notice is tested by `harness/mutants/run`, which puts bugs into a copy of the project.
+//!
 //! Read `scenario` → `world` (the queue of happenings) → `node` `machine` (agents) → `front` (ingest and
 //! log) → `processing` `cloud` (the only contact with the processor) → `operator` `faults` `matrix` → `oracle/`.
 
