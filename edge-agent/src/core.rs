@@ -203,6 +203,7 @@ impl Core {
         events: Option<(SeqRange, Vec<Sample>)>,
     ) -> Result<Vec<u8>, BufferError> {
         self.buffer.note_spoke()?;
+        self.buffer.know_time(stamp.wall);
         let said = self.buffer.announcement(TELL_MAX);
         let (mut range, mut samples) = match events {
             Some((range, samples)) => (Some(range), samples),

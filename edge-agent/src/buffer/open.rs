@@ -22,7 +22,7 @@ const SUSPECT: &str = "check-at-next-start";
 /// Damaged files kept for a person to look at; older ones are removed.
 const ASIDE_MAX: usize = 2;
 
-const FORMAT: u16 = 1;
+const FORMAT: u16 = 2;
 const IDENTITY: &str = "identity";
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -110,8 +110,7 @@ fn open_once(
     let mut buffer = result?;
     // With the file, everything held since the last start is gone: nothing older was held then.
     if let Some(lost) = sidecar.filter(|_| set_aside.is_some() || !existed) {
-        let from = lost.floor.min(now);
-        buffer.state.unclean = Some(TimeRange { from, to: now });
+        buffer.state.add_unclean(lost.floor, now);
         buffer.flush_state(now)?;
     }
     let floor = buffer.held().oldest.map_or(now, |oldest| oldest.min(now));
@@ -295,7 +294,7 @@ fn load(
             .as_ref()
             .map_or(0, |s| s.incarnation.no)
             .max(no_at_least);
-        let state = State {
+        let mut state = State {
             incarnation: Incarnation {
                 no: no.saturating_add(1),
                 rand,
@@ -305,8 +304,14 @@ fn load(
             clean: false,
             volatile: false,
             spoke: false,
-            unclean: last.as_ref().and_then(|last| unclean(last, now)),
+            unclean: last.as_ref().and_then(|last| last.unclean),
+            unclean_until: last.as_ref().and_then(|last| last.unclean_until),
         };
+        // What was taken since the last commit may be lost, if the last life did not end in order and had a
+        // source that cannot read again.
+        if let Some(last) = last.filter(|l| !l.clean && l.volatile) {
+            state.add_unclean(last.committed_at, now);
+        }
         let identity = Identity {
             format: FORMAT,
             agent: agent.as_str().to_owned(),
@@ -325,20 +330,6 @@ fn load(
         lineage,
         gaps,
     ))
-}
-
-/// The stretch in which samples may be lost that were taken but not committed: from the last commit
-/// to now, if the last life did not end in order and had a source that cannot read again.
-fn unclean(last: &State, now: EventTime) -> Option<TimeRange> {
-    if last.clean || !last.volatile {
-        return last.unclean;
-    }
-    let from = last.committed_at.min(now);
-    Some(TimeRange {
-        from: last.unclean.map_or(from, |u| u.from.min(from)),
-        // The clock may have been set back since: what was not told yet stays.
-        to: last.unclean.map_or(now, |u| u.to.max(now)),
-    })
 }
 
 fn check_identity(row: &[u8], agent: &AgentId) -> Result<(), OpenError> {
@@ -584,9 +575,31 @@ mod tests {
         // Starts at 2000, and again with the clock set back.
         stored(8, 2000);
         stored(9, 100);
-        let (from, to) = (EventTime::from_secs(60), EventTime::from_secs(2000));
-        let said = opened(dir.path(), 10, 60).buffer.announcement(10);
+        // It is not known when what is lost was taken, until the clock is right again.
+        let mut buffer = opened(dir.path(), 10, 60).buffer;
+        buffer.know_time(EventTime::from_secs(2009));
+        assert_eq!(buffer.announcement(10).unclean, None);
+        buffer.know_time(EventTime::from_secs(2500));
+        let (from, to) = (EventTime::from_secs(60 - 3600), EventTime::from_secs(2500));
+        let said = buffer.announcement(10);
         assert_eq!(said.unclean, Some(TimeRange { from, to }));
+    }
+
+    #[test]
+    fn a_loss_before_a_start_without_a_clock_is_told_once_there_is_one() {
+        const JUNE: i64 = 1_750_000_000;
+        let dir = tempfile::tempdir().unwrap();
+        let mut first = opened(dir.path(), 7, JUNE).buffer;
+        let committed = EventTime::from_secs(JUNE + 10);
+        first.append(&[sample(JUNE)], &[], true, committed).unwrap();
+        drop(first);
+        // The power was cut; the machine has no clock of its own, and stops once more before it has learnt the time.
+        drop(opened(dir.path(), 8, 0));
+        let mut third = opened(dir.path(), 9, 5).buffer;
+        assert_eq!(third.announcement(10).unclean, None);
+        third.know_time(EventTime::from_secs(JUNE + 100));
+        let (from, to) = (committed, EventTime::from_secs(JUNE + 100));
+        assert_eq!(third.announcement(10).unclean, Some(TimeRange { from, to }));
     }
 
     #[test]

@@ -359,7 +359,7 @@ impl Buffer {
     }
 
     /// What must be told to the cloud with the next transmission: at most `max` entries of each
-    /// kind.
+    /// kind. Of a stretch of possible loss only when its end is known ([`Self::know_time`]).
     pub fn announcement(&self, max: usize) -> Announcement {
         Announcement {
             lineage: self
@@ -374,7 +374,18 @@ impl Buffer {
                 })
                 .collect(),
             gaps: self.gaps.values().take(max).copied().collect(),
-            unclean: self.state.unclean,
+            unclean: self
+                .state
+                .unclean
+                .filter(|_| self.state.unclean_until.is_none()),
+        }
+    }
+
+    /// Takes the agent's present time: a stretch of possible loss whose end was not known, because the clock was
+    /// behind what is on disk, ends here once the clock is right again.
+    pub fn know_time(&mut self, now: EventTime) {
+        if self.state.know_time(now) {
+            self.changes.state = true;
         }
     }
 

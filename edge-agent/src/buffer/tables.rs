@@ -37,7 +37,56 @@ pub(super) struct State {
     /// The cloud may have heard of this incarnation.
     pub spoke: bool,
     pub unclean: Option<TimeRange>,
+    /// The clock was set back to before this: the stretch above ends only when the clock has come here again.
+    pub unclean_until: Option<EventTime>,
 }
+
+impl State {
+    /// Samples between `from` and `now` may be lost. If the clock says that `now` is earlier, their times are
+    /// not known: they are after `from`, or between the setting back and `now`.
+    pub(super) fn add_unclean(&mut self, from: EventTime, now: EventTime) {
+        let back = from.as_micros().saturating_sub(now.as_micros());
+        let first = match back {
+            ..=0 => from,
+            // Nothing is read far back: a clock that was never set gives times that nobody takes for real.
+            DAY.. => from,
+            _ => EventTime(now.as_micros().saturating_sub(BEFORE_RESTART)),
+        };
+        let (first, last) = (first, from.max(now));
+        self.unclean = Some(match self.unclean {
+            Some(old) => TimeRange {
+                from: old.from.min(first),
+                to: old.to.max(last),
+            },
+            None => TimeRange {
+                from: first,
+                to: last,
+            },
+        });
+        if back > 0 {
+            self.unclean_until = self.unclean_until.max(Some(from));
+        }
+        self.know_time(now);
+    }
+
+    /// Ends a stretch whose end was not known, if the clock is right again; whether it did.
+    pub(super) fn know_time(&mut self, now: EventTime) -> bool {
+        if !self.unclean_until.is_some_and(|until| until <= now) {
+            return false;
+        }
+        self.unclean_until = None;
+        if let Some(unclean) = &mut self.unclean {
+            unclean.to = unclean.to.max(now);
+        }
+        true
+    }
+}
+
+/// Microseconds.
+const DAY: i64 = 86_400_000_000;
+/// A clock that was set back by less than a day was so within this before the restart, microseconds: samples do
+/// not wait longer in memory.
+const BEFORE_RESTART: i64 = 3_600_000_000;
 
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ancestor {
