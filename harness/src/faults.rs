@@ -215,6 +215,9 @@ impl World {
             node.skip_sensors(self.now);
         }
         node.clock_sets += u32::from(node.offset != offset);
+        if offset < node.offset {
+            self.oracle.set_back(node.agent);
+        }
         node.offset = offset;
     }
 }

@@ -6,7 +6,7 @@ use std::io::{self, Write as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-use event::{AgentId, EventTime, Gap, Incarnation, TimeRange};
+use event::{AgentId, EventTime, Gap, Incarnation};
 use redb::{Builder, Database, DatabaseError, ReadableTable, StorageBackend};
 use serde::{Deserialize, Serialize};
 
@@ -303,13 +303,16 @@ fn load(
             committed_at: now,
             clean: false,
             volatile: false,
+            volatile_before: last
+                .as_ref()
+                .is_some_and(|l| l.volatile || (l.volatile_before && l.last_seq == 0)),
             spoke: false,
             unclean: last.as_ref().and_then(|last| last.unclean),
             unclean_until: last.as_ref().and_then(|last| last.unclean_until),
         };
         // What was taken since the last commit may be lost, if the last life did not end in order and had a
         // source that cannot read again.
-        if let Some(last) = last.filter(|l| !l.clean && l.volatile) {
+        if let Some(last) = last.filter(|l| !l.clean && (l.volatile || l.volatile_before)) {
             state.add_unclean(last.committed_at, now);
         }
         let identity = Identity {
@@ -493,7 +496,7 @@ impl Buffer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use event::{DeviceId, MetricName, Sample, Value};
+    use event::{DeviceId, MetricName, Sample, TimeRange, Value};
 
     fn agent(name: &str) -> AgentId {
         AgentId::new(name).unwrap()

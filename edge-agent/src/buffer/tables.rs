@@ -34,6 +34,8 @@ pub(super) struct State {
     /// A source without a cursor has delivered in this incarnation: an unclean stop may lose what it
     /// had not committed.
     pub volatile: bool,
+    /// One had in the incarnation before: what it gives may wait in memory before anything of this one is stored.
+    pub volatile_before: bool,
     /// The cloud may have heard of this incarnation.
     pub spoke: bool,
     pub unclean: Option<TimeRange>,
@@ -45,6 +47,11 @@ impl State {
     /// Samples between `from` and `now` may be lost. If the clock says that `now` is earlier, their times are
     /// not known: they are after `from`, or between the setting back and `now`.
     pub(super) fn add_unclean(&mut self, from: EventTime, now: EventTime) {
+        let behind = |until: EventTime| until.as_micros().saturating_sub(now.as_micros());
+        if self.unclean_until.is_some_and(|until| behind(until) >= DAY) {
+            // The clock is still wrong; what was taken under it lies before the end of that stretch.
+            return;
+        }
         let back = from.as_micros().saturating_sub(now.as_micros());
         let first = match back {
             ..=0 => from,
@@ -52,7 +59,7 @@ impl State {
             DAY.. => from,
             _ => EventTime(now.as_micros().saturating_sub(BEFORE_RESTART)),
         };
-        let (first, last) = (first, from.max(now));
+        let last = from.max(now);
         self.unclean = Some(match self.unclean {
             Some(old) => TimeRange {
                 from: old.from.min(first),

@@ -287,6 +287,10 @@ impl Oracle {
                     .any(|l| l.0 <= made.time && made.time <= l.1)
                 {
                     "a declared stretch"
+                } else if agent.set_back {
+                    // The disk that was put back ends with times of a clock that was ahead: from where on something is
+                    // lost cannot be known.
+                    "a clock that was set back"
                 } else if !agent.heard.contains(&life) {
                     "a life that nobody heard of"
                 } else {

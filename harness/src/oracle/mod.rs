@@ -87,6 +87,8 @@ struct Made {
 struct Agent {
     /// Its disk was rolled back, cloned or lost at this time: what it promises is worth less from then on.
     suspect: Option<i64>,
+    /// A clock of its machines was set back.
+    set_back: bool,
     /// What happened to it.
     suspicions: Vec<Fault>,
     /// One of its devices.
@@ -250,6 +252,11 @@ impl Oracle {
     pub fn sent(&mut self, agent: u16, life: Incarnation, tx_no: u64) {
         self.sent
             .insert((agent, life, tx_no), self.made.len() as u32);
+    }
+
+    /// The clock of one of the agent's machines was set back.
+    pub fn set_back(&mut self, agent: u16) {
+        self.agents[usize::from(agent)].set_back = true;
     }
 
     /// The disk of an agent is rolled back, cloned or lost.
