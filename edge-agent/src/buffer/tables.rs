@@ -78,7 +78,7 @@ impl State {
 
     /// Ends a stretch whose end was not known, if the clock is right again; whether it did.
     pub(super) fn know_time(&mut self, now: EventTime) -> bool {
-        if !self.unclean_until.is_some_and(|until| until <= now) {
+        if self.unclean_until.is_none_or(|until| until > now) {
             return false;
         }
         self.unclean_until = None;
