@@ -136,6 +136,43 @@ impl World {
         other.unwrap_or(n)
     }
 
+    /// The first machine is replaced by a copy: the copy runs; the old one is put back to an early image, lives
+    /// twice for a moment, and is gone. Nobody ever hears of those lives again.
+    pub(crate) fn replace(&mut self, chapter: usize) -> Result<(), String> {
+        if self.healing {
+            return Ok(());
+        }
+        let wait = match chapter {
+            0 => {
+                self.strike_at(Fault::Clone, 0)?;
+                self.rng.range(20 * MINUTE, 60 * MINUTE)
+            }
+            1 => {
+                let image = self.nodes[0].images.first().cloned().unwrap_or_default();
+                self.suspect(0, Fault::Rollback);
+                self.die(0, image, SECOND);
+                self.rng.range(10 * SECOND, 5 * MINUTE)
+            }
+            2 => {
+                self.commit_now(0)?;
+                if self.nodes[0].core.is_some() {
+                    let image = self.nodes[0].disk.seen();
+                    self.die(0, image, SECOND);
+                }
+                let most = self.rng.pick(&[8 * SECOND, 20 * SECOND, 5 * MINUTE]);
+                self.rng.range(2 * SECOND, most)
+            }
+            _ => {
+                self.say(|| "machine 0 is gone for good".to_owned());
+                self.die(0, Image::default(), SECOND);
+                self.nodes[0].scrapped = true;
+                return Ok(());
+            }
+        };
+        self.plan(self.now + wait, Happening::Replace(chapter + 1));
+        Ok(())
+    }
+
     fn suspect(&mut self, n: usize, fault: Fault) {
         let agent = self.nodes[n].agent;
         self.oracle.suspect(agent, self.now, fault);
@@ -199,7 +236,7 @@ impl World {
     }
 
     /// The clock is so far behind for a while.
-    fn set_back(&mut self, n: usize, by: i64) {
+    pub(crate) fn set_back(&mut self, n: usize, by: i64) {
         self.set_clock(n, -by);
         let at = self.now + self.rng.range(5 * MINUTE, HOUR);
         self.plan(at, Happening::ClockRight(n));

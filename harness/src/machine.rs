@@ -51,7 +51,7 @@ impl World {
     pub(crate) fn start(&mut self, n: usize, starts: u32) -> Result<(), String> {
         let now = self.now;
         let node = &mut self.nodes[n];
-        if node.core.is_some() || node.starts != starts {
+        if node.core.is_some() || node.starts != starts || node.scrapped {
             return Ok(());
         }
         node.skip_sensors(now);
@@ -528,6 +528,11 @@ impl World {
             self.commit(n)?;
         }
         if self.lives(n, starts) {
+            if self.rng.chance(200) {
+                // It comes back with its clock behind.
+                let by = self.rng.range(MINUTE, DAY);
+                self.set_back(n, by);
+            }
             let image = self.nodes[n].disk.seen();
             let pause = self.rng.range(SECOND, 20 * SECOND);
             self.die(n, image, pause);

@@ -50,6 +50,8 @@ pub struct Node {
     pub core: Option<Core>,
     /// Wall clock minus the true time, microseconds.
     pub offset: i64,
+    /// It was taken away and never starts again; a copy of its disk goes on elsewhere.
+    pub scrapped: bool,
     /// Nothing ever sets its clock, and it says so: its times are corrected when they arrive (P5). Such a
     /// machine never restarts here, so that one life says all of its clock.
     pub clockless: bool,
@@ -125,6 +127,7 @@ impl Node {
             disk: Disk::new(Image::default()),
             core: None,
             offset: rng.range(-300, 300) * 1000,
+            scrapped: false,
             clockless: false,
             epoch: 0,
             starts: 0,
@@ -175,6 +178,7 @@ impl Node {
             settings: self.settings.clone(),
             wake_at: i64::MAX,
             has_spoken: false,
+            scrapped: false,
             rng,
             ..*self
         }

@@ -65,6 +65,8 @@ pub enum Happening {
     Commit(usize),
     /// A machine's process dies again (if it is the start of this number).
     DieAgain(usize, u32),
+    /// The next chapter of a machine that is replaced by a copy.
+    Replace(usize),
     /// An operator does something.
     Operator,
     /// The simulation of faults ends.
@@ -225,6 +227,10 @@ impl World {
         // Faults: some seeds are calm, some are not.
         // In some most of them make long histories of lives.
         let storm = self.rng.chance(250);
+        if storm {
+            let at = START + self.rng.range(HOUR, 4 * HOUR);
+            self.plan(at, Happening::Replace(0));
+        }
         for _ in 0..self.rng.range(2, if storm { 40 } else { 24 }) {
             loop {
                 let among = match storm && self.rng.chance(600) {
@@ -320,7 +326,7 @@ impl World {
             && self
                 .nodes
                 .iter()
-                .all(|n| n.is_drained() && self.watermark(n) >= past)
+                .all(|n| n.scrapped || n.is_drained() && self.watermark(n) >= past)
     }
 
     /// How far a machine's present life is complete, as the log says.
@@ -333,7 +339,7 @@ impl World {
         let node = self
             .nodes
             .iter()
-            .find(|n| !n.is_drained() || self.watermark(n) < past);
+            .find(|n| !n.scrapped && (!n.is_drained() || self.watermark(n) < past));
         match node {
             Some(n) => format!(
                 "{} (up: {}) holds {:?}, tells {:?}, watermark {}",
@@ -399,6 +405,7 @@ impl World {
             Happening::Tick => self.tick(),
             Happening::Commit(n) => self.commit_now(n),
             Happening::DieAgain(n, starts) => self.die_again(n, starts),
+            Happening::Replace(chapter) => self.replace(chapter),
             Happening::Operator => self.operator(),
             Happening::Heal => self.heal(),
         }
