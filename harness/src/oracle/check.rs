@@ -2,6 +2,7 @@
 
 use views::RowState;
 
+use super::ledger::TIME_MIN;
 use super::windows::Extreme;
 use super::{Fate, Oracle};
 use crate::cloud::{Open, Outcome, Row};
@@ -261,7 +262,11 @@ impl Oracle {
     fn check_losses(&mut self) -> Result<(), String> {
         for (number, agent) in self.agents.iter().enumerate() {
             let is_told = |t: &i64| agent.losses.iter().any(|l| l.0 <= *t && *t <= l.1);
-            let untold = agent.unsaved.iter().find(|t| !is_told(t));
+            // Of times before 2020 nothing is counted: such a sample is missing in no window.
+            let untold = agent
+                .unsaved
+                .iter()
+                .find(|t| **t >= TIME_MIN && !is_told(t));
             if let Some(time) = untold.filter(|_| agent.suspect.is_none()) {
                 return Err(format!(
                     "a sample of {time} died in the memory of agent {number}, and that stretch was never declared lost"

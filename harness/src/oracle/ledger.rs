@@ -8,7 +8,7 @@ use crate::cloud::Outcome;
 use crate::scenario::{DAY, Declared, METRICS, MINUTE, PLANS};
 
 /// 2020-01-01T00:00:00Z (P5).
-const TIME_MIN: i64 = 1_577_836_800_000_000;
+pub(super) const TIME_MIN: i64 = 1_577_836_800_000_000;
 /// An event time may be this far ahead of ingest time (P5).
 const AHEAD_MAX: i64 = 5 * MINUTE;
 
