@@ -1,5 +1,6 @@
 //! The server binary: read what was asked, configure, start the roles, announce, wait, drain.
 
+mod allocator;
 mod bench;
 mod clock;
 mod config;

@@ -11,6 +11,10 @@ use harness::Report;
 use harness::matrix::Matrix;
 use harness::scenario::Size;
 
+/// A seed is millions of small allocations.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Simulate fleets with faults and compare every result with the truth.
 #[derive(Debug, Parser)]
 struct Args {

@@ -2,6 +2,7 @@
 //! the measured time.
 
 mod args;
+mod bare;
 mod check;
 mod fleet;
 mod measure;

@@ -31,6 +31,8 @@ pub struct Report {
     pub events_repeated: u64,
     pub events_per_cpu_second: f64,
     pub events_per_cpu_second_with_checkpoint_pauses: f64,
+    /// What this machine does at best: see [`super::bare`].
+    pub bare_updates_per_cpu_second: f64,
     pub register_events: u64,
     pub register_events_per_cpu_second: f64,
     pub warmup_events_per_cpu_second: f64,
@@ -132,6 +134,12 @@ impl fmt::Display for Report {
             self.events,
             self.simulated_seconds,
             self.warmup_seconds
+        )?;
+        writeln!(
+            f,
+            "machine's    {:.2} M bare updates of tables of that size/CPU-s: the engine does {:.0} % of it",
+            mega(self.bare_updates_per_cpu_second),
+            100.0 * self.events_per_cpu_second / self.bare_updates_per_cpu_second.max(1.0)
         )?;
         writeln!(
             f,

@@ -8,6 +8,7 @@ use processor::core::{Effects, Partition};
 use views::{RowState, Tier};
 
 use super::args::{Plan, REGISTER_SPAN, START};
+use super::bare;
 use super::check::Check;
 use super::measure::{machine, measured, resident, resident_peak};
 use super::report::Report;
@@ -183,6 +184,10 @@ pub fn run(plan: &Plan) -> anyhow::Result<Report> {
     if let Some(check) = check {
         check.finish()?;
     }
+    drop(engine);
+    let windows = plan.sites * plan.metrics * u64::from(plan.partitions);
+    report.bare_updates_per_cpu_second =
+        bare::updates_per_cpu_second(plan.devices as usize, windows as usize);
     Ok(report)
 }
 

@@ -279,6 +279,10 @@ fn add_run(runs: &mut SmallVec<[Run; 3]>, run: Run) {
     };
     let to = from + runs[from..].partition_point(|r| r.first <= run.last.saturating_add(1));
     if from == to {
+        if runs.len() == runs.capacity() {
+            // Not twice as much: there are hundreds of thousands of sets.
+            runs.reserve_exact((runs.len() / 4).max(4));
+        }
         runs.insert(from, run);
         return;
     }
@@ -302,6 +306,9 @@ fn merged(a: &[Run], b: &[Run]) -> SmallVec<[Run; 3]> {
             (_, None) => a.next(),
         };
         let Some(&run) = next else {
+            if all.capacity() > all.len() + all.len() / 4 + 4 {
+                all.shrink_to_fit();
+            }
             return all;
         };
         match all.last_mut() {

@@ -138,10 +138,6 @@ pub(crate) fn take_u32s(bytes: &mut &[u8]) -> Option<Vec<u32>> {
     take_all(bytes)
 }
 
-pub(crate) fn take_u64s(bytes: &mut &[u8]) -> Option<Vec<u64>> {
-    take_all(bytes)
-}
-
 pub(crate) fn take_i64s(bytes: &mut &[u8]) -> Option<Vec<i64>> {
     take_all(bytes)
 }

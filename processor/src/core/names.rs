@@ -1,27 +1,63 @@
 //! A dictionary of names with dense numbers: one arena of text, one table of numbers.
 //!
 //! A map of owned strings costs three times its text. Here a name is its bytes in the arena, the place where
-//! they end, and five bytes in the table; the hash is computed again when the table grows.
+//! they end, and a little more than five bytes in the table; the hash is computed again when the table grows.
+//!
+//! The table is open addressing with linear probing. It grows by a sixth, not to the next power of two: of
+//! millions of names that would be up to nine bytes each.
 
-use hashbrown::HashTable;
-use hashbrown::hash_table::Entry;
 use xxhash_rust::xxh3::xxh3_64;
 
 /// Arena bytes at most: ends are held in 32 bits.
 const BYTES_MAX: usize = u32::MAX as usize;
+/// A slot holds a number in so many bits, and above it as much of the hash as there is room for, so that hardly
+/// ever a wrong name is looked at.
+const NUMBER_BITS: u32 = 22;
+const NUMBER: u32 = (1 << NUMBER_BITS) - 1;
+/// Most names. The last number is left out because with a hash of ones it would be [`VACANT`].
+const NAMES_MAX: usize = NUMBER as usize;
+const _: () = assert!(super::registry::DEVICES_MAX <= NAMES_MAX);
+/// A slot without a number.
+const VACANT: u32 = u32::MAX;
+/// Slots at least.
+const SLOTS_MIN: usize = 16;
 
 /// Names numbered from 0 in the order of their insertion. Nothing is forgotten.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Names {
     text: Vec<u8>,
     ends: Vec<u32>,
-    table: HashTable<u32>,
+    /// At most five sixths are taken, so a search always ends at a vacant one.
+    slots: Vec<u32>,
 }
 
 fn slice<'a>(text: &'a [u8], ends: &[u32], number: u32) -> &'a [u8] {
     let n = number as usize;
     let start = n.checked_sub(1).map_or(0, |p| ends[p] as usize);
     &text[start..ends[n] as usize]
+}
+
+/// The part of the hash that is in a slot.
+#[inline]
+fn tag_of(hash: u64) -> u32 {
+    (hash as u32) << NUMBER_BITS
+}
+
+/// Where the search begins: the hash as a fraction of the table (Lemire, "Fast random integer generation in an
+/// interval", 2019).
+#[inline]
+fn place_of(hash: u64, slots: usize) -> usize {
+    ((u128::from(hash) * slots as u128) >> 64) as usize
+}
+
+/// Puts a number that is not there into the first vacant slot from its place on.
+fn take_vacant(slots: &mut [u32], hash: u64, number: u32) {
+    let from = place_of(hash, slots.len());
+    let (before, after) = slots.split_at_mut(from);
+    let vacant = after.iter_mut().chain(before).find(|s| **s == VACANT);
+    if let Some(slot) = vacant {
+        *slot = tag_of(hash) | number;
+    }
 }
 
 /// Makes room for one more without doubling: a table of millions must not reserve as much again.
@@ -65,14 +101,32 @@ impl Names {
     /// The number of a name.
     #[inline]
     pub(crate) fn find(&self, name: &str) -> Option<u32> {
-        let hash = xxh3_64(name.as_bytes());
-        let same = |n: &u32| slice(&self.text, &self.ends, *n) == name.as_bytes();
-        self.table.find(hash, same).copied()
+        self.search(xxh3_64(name.as_bytes()), name.as_bytes()).ok()
     }
 
-    /// Adds a name that is not there yet; none if the arena is full.
+    /// The number of a name, or the vacant slot where it would be.
+    #[inline]
+    fn search(&self, hash: u64, name: &[u8]) -> Result<u32, usize> {
+        let tag = tag_of(hash);
+        let mut at = place_of(hash, self.slots.len());
+        while let Some(&slot) = self.slots.get(at) {
+            if slot == VACANT {
+                return Err(at);
+            }
+            if slot & !NUMBER == tag && self.bytes(slot & NUMBER) == name {
+                return Ok(slot & NUMBER);
+            }
+            at += 1;
+            if at == self.slots.len() {
+                at = 0;
+            }
+        }
+        Err(at)
+    }
+
+    /// Adds a name that is not there yet; none if there is no room.
     pub(crate) fn insert(&mut self, name: &str) -> Option<u32> {
-        if self.text.len() + name.len() > BYTES_MAX || self.ends.len() >= u32::MAX as usize - 2 {
+        if self.text.len() + name.len() > BYTES_MAX || self.ends.len() >= NAMES_MAX {
             return None;
         }
         let number = self.ends.len() as u32;
@@ -80,12 +134,23 @@ impl Names {
         self.text.extend_from_slice(name.as_bytes());
         grow(&mut self.ends, 1);
         self.ends.push(self.text.len() as u32);
-        let (text, ends) = (&self.text, &self.ends);
-        self.table
-            .insert_unique(xxh3_64(name.as_bytes()), number, |&n| {
-                xxh3_64(slice(text, ends, n))
-            });
+        if self.ends.len() > self.slots.len() / 6 * 5 {
+            self.slots = self.slots_for(self.slots.len() + self.slots.len() / 6);
+        } else {
+            let hash = xxh3_64(name.as_bytes());
+            take_vacant(&mut self.slots, hash, number);
+        }
         Some(number)
+    }
+
+    /// A table of `len` slots, or of a few more, with all names in it.
+    fn slots_for(&self, len: usize) -> Vec<u32> {
+        let len = len.max(self.ends.len() / 5 * 6 + 6).max(SLOTS_MIN);
+        let mut slots = vec![VACANT; len];
+        for number in 0..self.ends.len() as u32 {
+            take_vacant(&mut slots, xxh3_64(self.bytes(number)), number);
+        }
+        slots
     }
 
     /// Adds the names as flat columns.
@@ -102,29 +167,30 @@ impl Names {
         if !sorted || ends.last().map_or(0, |e| *e as usize) != text.len() {
             return None;
         }
+        if ends.len() > NAMES_MAX {
+            return None;
+        }
         let mut names = Self {
             text,
             ends,
-            table: HashTable::new(),
+            slots: Vec::new(),
         };
-        let (text, ends) = (&names.text, &names.ends);
-        let mut table = HashTable::with_capacity(ends.len());
-        for number in 0..ends.len() as u32 {
-            let name = slice(text, ends, number);
+        names.slots = vec![VACANT; names.ends.len() / 10 * 13 + SLOTS_MIN];
+        for number in 0..names.ends.len() as u32 {
+            let name = names.bytes(number);
             std::str::from_utf8(name).ok()?;
-            let same = |n: &u32| slice(text, ends, *n) == name;
-            match table.entry(xxh3_64(name), same, |&n| xxh3_64(slice(text, ends, n))) {
-                Entry::Vacant(place) => place.insert(number),
-                Entry::Occupied(_) => return None,
-            };
+            let hash = xxh3_64(name);
+            match names.search(hash, name) {
+                Ok(_) => return None,
+                Err(at) => names.slots[at] = tag_of(hash) | number,
+            }
         }
-        names.table = table;
         Some(names)
     }
 
     /// Memory, bytes.
     pub(crate) fn memory(&self) -> usize {
-        self.text.capacity() + self.ends.capacity() * 4 + self.table.allocation_size()
+        self.text.capacity() + (self.ends.capacity() + self.slots.capacity()) * 4
     }
 }
 
@@ -148,6 +214,16 @@ mod tests {
             assert!(back.is(i, &name) && !back.is(i + 1, &name));
         }
         assert_eq!(back.find("dev-"), None);
+        for n in [&names, &back] {
+            let taken = n.slots.iter().filter(|s| **s != VACANT).count();
+            assert_eq!(taken, 5000);
+            assert!(taken * 6 <= n.slots.len() * 5, "{}", n.slots.len());
+        }
+        assert!(
+            names.memory() < 5000 * (8 + 4 + 6) + 5000,
+            "{}",
+            names.memory()
+        );
         for cut in 0..50 {
             assert!(Names::load(&mut &bytes[..cut]).is_none());
         }
@@ -155,5 +231,15 @@ mod tests {
         let at = twice.len() - "dev-4999".len();
         twice[at..].copy_from_slice(b"dev-4998");
         assert!(Names::load(&mut twice.as_slice()).is_none(), "twice");
+    }
+
+    #[test]
+    fn an_empty_dictionary_has_no_names() {
+        assert_eq!(Names::default().find(""), None);
+        let mut names = Names::default();
+        assert_eq!(names.insert(""), Some(0));
+        assert_eq!(names.insert("a"), Some(1));
+        assert_eq!((names.find(""), names.find("a")), (Some(0), Some(1)));
+        assert_eq!(names.find("b"), None);
     }
 }

@@ -30,7 +30,7 @@ use super::partition::Partition;
 use super::registry::Registry;
 use super::windows::{Cell, Due, Life};
 
-const VERSION: u8 = 4;
+const VERSION: u8 = 5;
 
 /// Why a stored state cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

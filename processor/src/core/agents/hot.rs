@@ -2,6 +2,8 @@
 
 use event::{ClockQuality, ClockState, Incarnation};
 
+use super::super::flat;
+
 /// [`Hot::flags`]: a device without our agent, that is its own agent.
 const PLAIN: u16 = 1;
 /// Whether it is connected is known; and it is.
@@ -48,8 +50,6 @@ pub(crate) struct Hot {
     /// Its clock minus ours at the newest transmission, microseconds; `i32::MIN` = too much for this field,
     /// it is in the rare record.
     pub(super) offset: i32,
-    /// Number of its profile (which devices it has in which groups).
-    pub(crate) profile: u32,
     /// How many devices it has, and one of them.
     pub(crate) devices: u32,
     pub(crate) first_device: u32,
@@ -60,6 +60,9 @@ pub(crate) struct Hot {
 
 /// An ordinary agent costs this many bytes and its name.
 const _: () = assert!(size_of::<Hot>() <= 96);
+
+/// Bytes of a record as it is saved.
+const ROW: usize = 92;
 
 impl Hot {
     pub(super) fn new(plain: bool) -> Self {
@@ -75,7 +78,6 @@ impl Hot {
             inc_no: 0,
             clock_error: 0,
             offset: 0,
-            profile: u32::MAX,
             devices: 0,
             first_device: u32::MAX,
             newest_join: 0,
@@ -202,6 +204,62 @@ impl Hot {
         self.watermark = i64::MIN;
         self.seen_first = 0;
         self.seen_last = 0;
+    }
+
+    /// The record as it is saved: its fields in their order, little endian.
+    #[inline]
+    pub(super) fn to_bytes(&self) -> [u8; ROW] {
+        let mut row = [0; ROW];
+        let wide = [
+            self.progress as u64,
+            self.last_contact as u64,
+            self.contact_uptime as u64,
+            self.inc_rand,
+            self.tx_no,
+            self.watermark as u64,
+            self.seen_first,
+            self.seen_last,
+        ];
+        let narrow = [
+            self.inc_no,
+            self.clock_error,
+            self.offset as u32,
+            self.devices,
+            self.first_device,
+            self.newest_join,
+            u32::from(self.flags),
+        ];
+        let (first, rest) = row.split_at_mut(64);
+        for (place, n) in first.chunks_exact_mut(8).zip(wide) {
+            place.copy_from_slice(&n.to_le_bytes());
+        }
+        for (place, n) in rest.chunks_exact_mut(4).zip(narrow) {
+            place.copy_from_slice(&n.to_le_bytes());
+        }
+        row
+    }
+
+    /// Reads [`Self::to_bytes`]; none if there are flags that no version has.
+    pub(super) fn from_bytes(row: &[u8; ROW]) -> Option<Self> {
+        let wide = |at: usize| flat::number::<u64>(&row[at * 8..at * 8 + 8]);
+        let narrow = |at: usize| flat::number::<u32>(&row[64 + at * 4..68 + at * 4]);
+        Some(Self {
+            progress: wide(0) as i64,
+            last_contact: wide(1) as i64,
+            contact_uptime: wide(2) as i64,
+            inc_rand: wide(3),
+            tx_no: wide(4),
+            watermark: wide(5) as i64,
+            seen_first: wide(6),
+            seen_last: wide(7),
+            inc_no: narrow(0),
+            clock_error: narrow(1),
+            offset: narrow(2) as i32,
+            devices: narrow(3),
+            first_device: narrow(4),
+            newest_join: narrow(5),
+            flags: u16::try_from(narrow(6)).ok()?,
+        })
     }
 
     /// Whether the bits are of this version and do not contradict each other.
