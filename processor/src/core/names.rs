@@ -1,15 +1,20 @@
 //! A dictionary of names with dense numbers: one arena of text, one table of numbers.
 //!
-//! A map of owned strings costs three times its text. Here a name is its bytes in the arena, the place where
-//! they end, and a little more than five bytes in the table; the hash is computed again when the table grows.
+//! A map of owned strings costs three times its text. Here a name is its bytes in the arena, its length (of
+//! sixteen names the place of the first), and a little more than five bytes in the table; the hash is computed
+//! again when the table grows.
 //!
 //! The table is open addressing with linear probing. It grows by a sixth, not to the next power of two: of
 //! millions of names that would be up to nine bytes each.
 
 use xxhash_rust::xxh3::xxh3_64;
 
-/// Arena bytes at most: ends are held in 32 bits.
+/// Arena bytes at most: places are held in 32 bits.
 const BYTES_MAX: usize = u32::MAX as usize;
+/// A length is held in 8 bits: ids are at most 128 bytes, and one more where a mark is put before them.
+const _: () = assert!(event::id::ID_BYTES_MAX < u8::MAX as usize);
+/// Names whose first one has a place of its own; of the others it is the sum of the lengths before.
+const STRIDE: usize = 16;
 /// A slot holds a number in so many bits, and above it as much of the hash as there is room for, so that hardly
 /// ever a wrong name is looked at.
 const NUMBER_BITS: u32 = 22;
@@ -26,15 +31,12 @@ const SLOTS_MIN: usize = 16;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Names {
     text: Vec<u8>,
-    ends: Vec<u32>,
+    /// By name: its length in bytes.
+    lengths: Vec<u8>,
+    /// By [`STRIDE`] names: where the first one begins.
+    places: Vec<u32>,
     /// At most five sixths are taken, so a search always ends at a vacant one.
     slots: Vec<u32>,
-}
-
-fn slice<'a>(text: &'a [u8], ends: &[u32], number: u32) -> &'a [u8] {
-    let n = number as usize;
-    let start = n.checked_sub(1).map_or(0, |p| ends[p] as usize);
-    &text[start..ends[n] as usize]
 }
 
 /// The part of the hash that is in a slot.
@@ -70,7 +72,7 @@ pub(crate) fn grow<T>(list: &mut Vec<T>, more: usize) {
 impl Names {
     /// How many there are.
     pub(crate) fn len(&self) -> usize {
-        self.ends.len()
+        self.lengths.len()
     }
 
     /// The name of a number that was given out.
@@ -83,19 +85,23 @@ impl Names {
     /// Fetches where a name lies.
     #[inline]
     pub(crate) fn touch(&self, number: u32) -> u32 {
-        self.ends[number as usize]
+        u32::from(self.lengths[number as usize]) ^ self.places[number as usize / STRIDE]
     }
 
     /// The bytes of that name.
     #[inline]
     pub(crate) fn bytes(&self, number: u32) -> &[u8] {
-        slice(&self.text, &self.ends, number)
+        let n = number as usize;
+        let before = &self.lengths[n / STRIDE * STRIDE..n];
+        let from = self.places[n / STRIDE] as usize
+            + before.iter().map(|l| usize::from(*l)).sum::<usize>();
+        &self.text[from..from + usize::from(self.lengths[n])]
     }
 
     /// Whether `number` exists and has this name: a guess costs no look into the table.
     #[inline]
     pub(crate) fn is(&self, number: u32, name: &str) -> bool {
-        (number as usize) < self.ends.len() && self.bytes(number) == name.as_bytes()
+        (number as usize) < self.lengths.len() && self.bytes(number) == name.as_bytes()
     }
 
     /// The number of a name.
@@ -124,17 +130,17 @@ impl Names {
         Err(at)
     }
 
-    /// Adds a name that is not there yet; none if there is no room.
+    /// Adds a name that is not there yet; none if there is no room, or it is longer than any id.
     pub(crate) fn insert(&mut self, name: &str) -> Option<u32> {
-        if self.text.len() + name.len() > BYTES_MAX || self.ends.len() >= NAMES_MAX {
+        let length = u8::try_from(name.len()).ok()?;
+        if self.text.len() + name.len() > BYTES_MAX || self.lengths.len() >= NAMES_MAX {
             return None;
         }
-        let number = self.ends.len() as u32;
+        let number = self.lengths.len() as u32;
+        self.push(length);
         grow(&mut self.text, name.len());
         self.text.extend_from_slice(name.as_bytes());
-        grow(&mut self.ends, 1);
-        self.ends.push(self.text.len() as u32);
-        if self.ends.len() > self.slots.len() / 6 * 5 {
+        if self.lengths.len() > self.slots.len() / 6 * 5 {
             self.slots = self.slots_for(self.slots.len() + self.slots.len() / 6);
         } else {
             let hash = xxh3_64(name.as_bytes());
@@ -143,11 +149,21 @@ impl Names {
         Some(number)
     }
 
+    /// The next name is so long; its bytes follow.
+    fn push(&mut self, length: u8) {
+        if self.lengths.len().is_multiple_of(STRIDE) {
+            grow(&mut self.places, 1);
+            self.places.push(self.text.len() as u32);
+        }
+        grow(&mut self.lengths, 1);
+        self.lengths.push(length);
+    }
+
     /// A table of `len` slots, or of a few more, with all names in it.
     fn slots_for(&self, len: usize) -> Vec<u32> {
-        let len = len.max(self.ends.len() / 5 * 6 + 6).max(SLOTS_MIN);
+        let len = len.max(self.lengths.len() / 5 * 6 + 6).max(SLOTS_MIN);
         let mut slots = vec![VACANT; len];
-        for number in 0..self.ends.len() as u32 {
+        for number in 0..self.lengths.len() as u32 {
             take_vacant(&mut slots, xxh3_64(self.bytes(number)), number);
         }
         slots
@@ -155,42 +171,44 @@ impl Names {
 
     /// Adds the names as flat columns.
     pub(crate) fn save(&self, out: &mut Vec<u8>) {
-        super::flat::put_u32s(out, &self.ends);
+        super::flat::put_bytes(out, &self.lengths);
         super::flat::put_bytes(out, &self.text);
     }
 
     /// Reads [`Self::save`]; none if the bytes are not of that form, or a name is there twice.
     pub(crate) fn load(bytes: &mut &[u8]) -> Option<Self> {
-        let ends = super::flat::take_u32s(bytes)?;
-        let text = super::flat::take_bytes(bytes)?.to_vec();
-        let sorted = ends.windows(2).all(|w| w[0] <= w[1]);
-        if !sorted || ends.last().map_or(0, |e| *e as usize) != text.len() {
-            return None;
-        }
-        if ends.len() > NAMES_MAX {
+        let lengths = super::flat::take_bytes(bytes)?;
+        let text = super::flat::take_bytes(bytes)?;
+        let sum: usize = lengths.iter().map(|l| usize::from(*l)).sum();
+        if lengths.len() > NAMES_MAX || sum != text.len() || sum > BYTES_MAX {
             return None;
         }
         let mut names = Self {
-            text,
-            ends,
-            slots: Vec::new(),
+            text: Vec::with_capacity(text.len()),
+            lengths: Vec::with_capacity(lengths.len()),
+            places: Vec::with_capacity(lengths.len().div_ceil(STRIDE)),
+            slots: vec![VACANT; lengths.len() / 10 * 13 + SLOTS_MIN],
         };
-        names.slots = vec![VACANT; names.ends.len() / 10 * 13 + SLOTS_MIN];
-        for number in 0..names.ends.len() as u32 {
-            let name = names.bytes(number);
+        let mut rest = text;
+        for (number, &length) in (0..).zip(lengths) {
+            let name = rest.split_off(..usize::from(length))?;
             std::str::from_utf8(name).ok()?;
             let hash = xxh3_64(name);
-            match names.search(hash, name) {
-                Ok(_) => return None,
-                Err(at) => names.slots[at] = tag_of(hash) | number,
-            }
+            let Err(at) = names.search(hash, name) else {
+                return None;
+            };
+            names.push(length);
+            names.text.extend_from_slice(name);
+            names.slots[at] = tag_of(hash) | number;
         }
         Some(names)
     }
 
     /// Memory, bytes.
     pub(crate) fn memory(&self) -> usize {
-        self.text.capacity() + (self.ends.capacity() + self.slots.capacity()) * 4
+        self.text.capacity()
+            + self.lengths.capacity()
+            + (self.places.capacity() + self.slots.capacity()) * 4
     }
 }
 
@@ -241,5 +259,9 @@ mod tests {
         assert_eq!(names.insert("a"), Some(1));
         assert_eq!((names.find(""), names.find("a")), (Some(0), Some(1)));
         assert_eq!(names.find("b"), None);
+        let longest = "x".repeat(usize::from(u8::MAX));
+        assert_eq!(names.insert(&longest), Some(2));
+        assert_eq!(names.find(&longest), Some(2));
+        assert_eq!(names.insert(&format!("{longest}x")), None);
     }
 }

@@ -11,6 +11,7 @@ use views::{RowPart, SettledCounts, Tier};
 use super::cold::{ColdKey, Settlement, TIERS};
 use super::effects::{Changed, Effects};
 use super::group::{EMPTY, SEALED};
+use super::names::grow;
 use super::pane::Pane;
 use super::partition::Partition;
 
@@ -203,6 +204,7 @@ impl Partition {
                 cell
             }
             None => {
+                grow(&mut self.cells, 1);
                 self.cells.push(state);
                 self.cells.len() as u32 - 1
             }
