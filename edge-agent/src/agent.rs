@@ -226,7 +226,8 @@ fn start_sources(
     let mut tasks = JoinSet::new();
     for source in sources {
         let feed = Feed::new(inbox.clone(), source.name.clone(), &source.attributes)
-            .with_context(|| format!("start the source {:?}", source.name))?;
+            .with_context(|| format!("start the source {:?}", source.name))?
+            .on_change(source.on_change);
         let stop = stop.clone();
         match source.kind.clone() {
             SourceKind::Host(settings) => drop(tasks.spawn(async move {

@@ -42,6 +42,8 @@ const UPLINK: &[&str] = &[
     "keep_alive_s",
     "stop_grace_ms",
 ];
+/// Keys of every source.
+pub(super) const COMMON: &[&str] = &["units", "dead_band", "min_interval_ms", "max_interval_ms"];
 pub(super) const HOST: &[&str] = &[
     "kind",
     "name",
@@ -121,7 +123,8 @@ pub(super) fn check(table: &Table, origin: &str) -> Result<(), ConfigError> {
                             ));
                         }
                     };
-                    all(source, &format!("source[{i}]."), keys, origin)?;
+                    let keys = [keys, COMMON].concat();
+                    all(source, &format!("source[{i}]."), &keys, origin)?;
                 }
             }
             _ => {}

@@ -17,7 +17,7 @@ pub(crate) use self::keys::nearest;
 use self::raw::Raw;
 use crate::clock::Quality;
 use crate::sources::file::{Format, Timestamps};
-use crate::sources::{Mapping, MappingError, TimeFormat, file, host, stdin};
+use crate::sources::{Mapping, MappingError, TimeFormat, change, file, host, stdin};
 use crate::uplink::{link, session};
 use crate::{buffer, inbox};
 
@@ -61,6 +61,8 @@ pub struct Source {
     pub name: String,
     /// Attributes of its devices.
     pub attributes: BTreeMap<String, String>,
+    /// What of it is left out because it says nothing new.
+    pub on_change: change::Settings,
     /// What it reads.
     pub kind: SourceKind,
 }
@@ -371,14 +373,14 @@ fn sources(raw: &Raw, agent: &AgentId) -> Result<Vec<Source>, ConfigError> {
     Ok(sources)
 }
 
-fn source(item: &raw::Source, i: usize, raw: &Raw, agent: &AgentId) -> Result<Source, ConfigError> {
+fn source(item: &raw::Entry, i: usize, raw: &Raw, agent: &AgentId) -> Result<Source, ConfigError> {
     let key = |name: &str| format!("source[{i}].{name}");
     let id = |name: &str, text: &str| {
         DeviceId::new(text).map_err(|e: IdError| ConfigError::value(key(name), e))
     };
     let bad_mapping = |e: MappingError| ConfigError::value(format!("source[{i}]"), e);
     let mut attributes = raw.attributes.clone();
-    let (name, own, kind) = match item {
+    let (name, own, kind) = match &item.kind {
         raw::Source::Host(s) => {
             at_least(&key("interval_ms"), s.interval_ms, 10)?;
             let settings = host::Settings {
@@ -421,6 +423,8 @@ fn source(item: &raw::Source, i: usize, raw: &Raw, agent: &AgentId) -> Result<So
         }
     };
     attributes.extend(own.clone());
+    let units = item.common.units.iter();
+    attributes.extend(units.map(|(metric, unit)| (format!("unit.{metric}"), unit.clone())));
     for name in attributes.keys() {
         if let Err(e) = event::MetricName::attribute(name) {
             return Err(ConfigError::value(key("attributes"), e));
@@ -429,7 +433,30 @@ fn source(item: &raw::Source, i: usize, raw: &Raw, agent: &AgentId) -> Result<So
     Ok(Source {
         name,
         attributes,
+        on_change: on_change(&item.common, &key)?,
         kind,
+    })
+}
+
+fn on_change(
+    common: &raw::Common,
+    key: &dyn Fn(&str) -> String,
+) -> Result<change::Settings, ConfigError> {
+    if common
+        .dead_band
+        .is_some_and(|b| !(b.is_finite() && b >= 0.0))
+    {
+        return Err(ConfigError::value(key("dead_band"), "must be 0 or more"));
+    }
+    let (min, max) = (common.min_interval_ms, common.max_interval_ms);
+    if max != 0 && max < min {
+        let message = format!("{max} is less than min_interval_ms, {min}");
+        return Err(ConfigError::value(key("max_interval_ms"), message));
+    }
+    Ok(change::Settings {
+        dead_band: common.dead_band,
+        min_interval: Duration::from_millis(min),
+        max_interval: Duration::from_millis(max),
     })
 }
 

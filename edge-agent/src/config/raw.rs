@@ -23,7 +23,7 @@ pub struct Raw {
     pub attributes: BTreeMap<String, String>,
     pub buffer: Buffer,
     pub uplink: Uplink,
-    pub source: Vec<Source>,
+    pub source: Vec<Entry>,
 }
 
 impl Default for Raw {
@@ -111,7 +111,26 @@ impl Default for Uplink {
     }
 }
 
-/// One `[[source]]`.
+/// One `[[source]]`: what all have, and what its kind has.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Entry {
+    #[serde(flatten)]
+    pub common: Common,
+    #[serde(flatten)]
+    pub kind: Source,
+}
+
+/// Keys of every source.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Common {
+    pub units: BTreeMap<String, String>,
+    pub dead_band: Option<f64>,
+    pub min_interval_ms: u64,
+    pub max_interval_ms: u64,
+}
+
+/// What a source reads.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum Source {

@@ -99,6 +99,18 @@ fn bad_values_name_their_key() {
         "[attributes]\n'a b' = 'x'\n[[source]]\nkind = 'host'",
         "attribute name",
     );
+    check_error(
+        "[[source]]\nkind = 'host'\ndead_band = -1.0",
+        "source[0].dead_band: must be 0 or more",
+    );
+    check_error(
+        "[[source]]\nkind = 'host'\nmin_interval_ms = 20\nmax_interval_ms = 10",
+        "source[0].max_interval_ms: 10 is less",
+    );
+    check_error(
+        "[[source]]\nkind = 'host'\ndead_bant = 1.0",
+        "did you mean \"source[0].dead_band\"?",
+    );
     check_error("[buffer]\nbytes_max = 'much'", "invalid type");
     check_error("a = = b", "agent.toml: ");
 }
@@ -158,6 +170,18 @@ fn attributes_of_the_agent_and_of_a_source_are_joined() {
     assert_eq!(attributes["room"], "b");
 }
 
+#[test]
+fn what_every_source_has_is_read_for_each_kind() {
+    let text = "[[source]]\nkind = 'stdin'\ndead_band = 0.5\nmin_interval_ms = 10\nmax_interval_ms = 20\n\
+                units = { t = 'celsius' }\n[[source]]\nkind = 'host'";
+    let settings = load_text(text, &[], &[]).unwrap();
+    let (stdin, host) = (&settings.sources[0], &settings.sources[1]);
+    assert_eq!(stdin.on_change.dead_band, Some(0.5));
+    assert_eq!(stdin.on_change.max_interval, Duration::from_millis(20));
+    assert_eq!(stdin.attributes["unit.t"], "celsius");
+    assert!(host.on_change.is_off() && host.attributes.is_empty());
+}
+
 const SAMPLE: &str = include_str!("../../agent.sample.toml");
 
 /// The sample with every `# key = value` line made real.
@@ -198,6 +222,12 @@ fn the_sample_has_every_option() {
         assert!(found, "{key} is not in agent.sample.toml");
     }
     let sources = table["source"].as_array().unwrap();
+    for key in keys::COMMON {
+        assert!(
+            sources[0].get(*key).is_some(),
+            "{key} is not in agent.sample.toml"
+        );
+    }
     for (kind, known) in [
         ("host", keys::HOST),
         ("stdin", keys::STDIN),

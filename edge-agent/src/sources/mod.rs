@@ -5,6 +5,7 @@
 //! the same transaction, so that after any crash it resumes behind the last stored reading: each is
 //! taken exactly once.
 
+pub mod change;
 pub mod file;
 pub mod host;
 mod json;
@@ -36,6 +37,8 @@ pub struct Counts {
     pub readings: u64,
     /// Rows or values refused, with a reason in the log.
     pub bad: u64,
+    /// Readings left out because they say nothing new ([`change`]).
+    pub left_out: u64,
 }
 
 /// A source that cannot be read, or no further.
@@ -71,6 +74,7 @@ pub struct Feed {
     name: String,
     attributes: Vec<(MetricName, Value)>,
     seen: HashSet<DeviceId>,
+    filter: change::Filter,
     counts: Counts,
 }
 
@@ -100,8 +104,15 @@ impl Feed {
             name,
             attributes,
             seen: HashSet::new(),
+            filter: change::Filter::new(change::Settings::default()),
             counts: Counts::default(),
         })
+    }
+
+    /// Leaves out readings that say nothing new.
+    pub fn on_change(mut self, settings: change::Settings) -> Self {
+        self.filter = change::Filter::new(settings);
+        self
     }
 
     /// The source's name.
@@ -153,6 +164,14 @@ impl Feed {
         for reading in readings {
             if let Err(reason) = inbox::check(&reading.value) {
                 self.refuse(line, &format!("{}: {reason}", reading.metric));
+                continue;
+            }
+            let time = reading.time.unwrap_or_else(|| self.inbox.clock().wall());
+            if !self
+                .filter
+                .passes(&reading.device, &reading.metric, time, &reading.value)
+            {
+                self.counts.left_out += 1;
                 continue;
             }
             if !self.attributes.is_empty() && !self.seen.contains(&reading.device) {

@@ -107,7 +107,8 @@ async fn csv_rows_become_samples_and_bad_ones_are_counted() {
         Counts {
             rows: 7,
             readings: 6,
-            bad: 4
+            bad: 4,
+            left_out: 0,
         }
     );
     // At the end nothing is replayed again; rows added later are.
