@@ -12,9 +12,11 @@ use crate::buffer::{self, Buffer, BufferError, OpenError, Opened};
 use crate::clock::Clock;
 use crate::config::{Settings, Source, SourceKind};
 use crate::core::Core;
+use crate::health::Health;
 use crate::inbox::{Inbox, News};
 use crate::keeper::{FULL_WAIT, Keeper, TO_LINK_MAX};
-use crate::sources::{Feed, Unreadable, file, host, stdin};
+use crate::sources::{Feed, Unreadable, file, host, own, stdin};
+use crate::status::Socket;
 use crate::uplink::link;
 
 /// The link's last words may take a little longer than they should.
@@ -57,7 +59,9 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
     let stop_sources = CancellationToken::new();
     // Every source is known before the first word goes out: one that replays the past must hold the
     // low watermark from the beginning.
-    let mut sources = start_sources(&settings.sources, &inbox, &buffer, &stop_sources)?;
+    let health = Health::default();
+    let mut sources = start_sources(&settings.sources, &inbox, &health, &buffer, &stop_sources)?;
+    serve_status(&settings, &inbox, &health, &stop_sources);
 
     let (to_link, from_keeper) = mpsc::channel(TO_LINK_MAX);
     let link_settings = settings.link.clone();
@@ -72,6 +76,7 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
     let again = settings.clone();
     let mut keeper = Keeper {
         inbox: inbox.clone(),
+        health,
         link: to_link,
         flush_interval: settings.inbox.commit_interval,
         dir: settings.data_dir.clone(),
@@ -217,9 +222,33 @@ fn spawn(keeper: Keeper, core: Core) -> anyhow::Result<oneshot::Receiver<Result<
     Ok(kept)
 }
 
+/// Without the socket the agent does its work all the same.
+fn serve_status(
+    settings: &Settings,
+    inbox: &std::sync::Arc<Inbox>,
+    health: &Health,
+    stop: &CancellationToken,
+) {
+    let socket = match Socket::open(&settings.data_dir) {
+        Ok(socket) => socket,
+        Err(error) => {
+            let dir = settings.data_dir.display();
+            tracing::warn!(%error, "no status socket in {dir}: `status` will not answer");
+            return;
+        }
+    };
+    let own = settings.sources.iter().find_map(|s| match &s.kind {
+        SourceKind::Own(own) => own.card_endurance,
+        _ => None,
+    });
+    let (inbox, health, stop) = (inbox.clone(), health.clone(), stop.clone());
+    tokio::spawn(async move { socket.serve(health, &inbox, own, stop).await });
+}
+
 fn start_sources(
     sources: &[Source],
     inbox: &std::sync::Arc<Inbox>,
+    health: &Health,
     buffer: &Buffer,
     stop: &CancellationToken,
 ) -> anyhow::Result<JoinSet<Result<(), Unreadable>>> {
@@ -234,6 +263,13 @@ fn start_sources(
                 host::run(settings, feed, stop).await;
                 Ok(())
             })),
+            SourceKind::Own(settings) => {
+                let health = health.clone();
+                drop(tasks.spawn(async move {
+                    own::run(settings, health, feed, stop).await;
+                    Ok(())
+                }));
+            }
             SourceKind::Stdin(settings) => {
                 drop(tasks.spawn(async move {
                     stdin::run(settings, std::io::stdin(), feed, stop).await;

@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 
 use crate::buffer::{BufferError, OpenError, reserve};
 use crate::core::{AckError, Core, Outgoing};
+use crate::health::Health;
 use crate::inbox::{Inbox, News, Pending};
 
 /// What the link is to do.
@@ -44,6 +45,7 @@ pub(crate) type Reopen = Box<dyn FnMut(EventTime) -> Result<Core, OpenError> + S
 
 pub(crate) struct Keeper {
     pub inbox: Arc<Inbox>,
+    pub health: Health,
     pub link: mpsc::Sender<ToLink>,
     /// What acks have changed is on disk after at most this time.
     pub flush_interval: Duration,
@@ -126,6 +128,7 @@ impl Keeper {
             held,
             look_at: now + self.full_wait,
         });
+        self.health.disk_is_full(true);
     }
 
     /// Readings are taken again once the reserve can be made: with as much to spare, or, when half of
@@ -137,11 +140,13 @@ impl Keeper {
         if reserve::make(&self.dir, true).is_ok() {
             self.full = None;
             self.told_full = None;
+            self.health.disk_is_full(false);
             tracing::info!("the disk has room again: readings are taken");
         } else if core.buffer().held().bytes <= full.held / 2
             && reserve::make(&self.dir, false).is_ok()
         {
             self.full = None;
+            self.health.disk_is_full(false);
             tracing::info!("half of the buffer is sent: readings are taken while there is room");
         } else {
             let look_at = now + self.full_wait;
@@ -216,7 +221,11 @@ impl Keeper {
             }
             self.look_for_room(core, now);
             dirty_since = core.buffer().is_dirty().then(|| dirty_since.unwrap_or(now));
-            self.inbox.set_backlog(core.buffer().held().bytes);
+            let (buffer, offset) = (core.buffer(), core.session().clock_offset_us());
+            let held = buffer.held();
+            self.inbox.set_backlog(held.bytes);
+            self.health
+                .buffer_is(buffer.incarnation(), held, buffer.dropped(), offset);
             blocked = self.pump(core, now)?;
             let ended = match *phase {
                 Phase::Running => false,
@@ -265,16 +274,23 @@ impl Keeper {
     ) -> Result<Phase, BufferError> {
         match news {
             News::Connected => {
+                self.health.connected(self.now());
                 core.connected();
                 let status = core.status(true).to_json();
                 let _ = self.link.try_send(ToLink::Status(status));
             }
-            News::Disconnected => core.disconnected(),
+            News::Disconnected => {
+                self.health.disconnected();
+                core.disconnected();
+            }
             News::Ack(payload) => {
                 let (now, wall) = (self.now(), self.inbox.clock().wall());
                 match core.ack_received(now, wall, &payload) {
                     Ok((freed, ack)) => {
                         tracing::debug!(freed, tx_no = ack.tx_no, "acknowledged");
+                        let refused = ack.refused.iter().map(|r| r.range);
+                        let refused = refused.map(|r| (r.last + 1).saturating_sub(r.first)).sum();
+                        self.health.acked(now, refused);
                         for refused in &ack.refused {
                             tracing::warn!(
                                 reason = %refused.reason, message = %refused.message,

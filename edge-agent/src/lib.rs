@@ -10,6 +10,8 @@
 //!                         └───────────────────────── acks ─────────────────────────────────┘
 //! ```
 //!
+//! What the agent knows of itself is in [`health`]: its own metrics and `tidewatch-agent status`.
+//!
 //! [`core`] is the agent without threads, clocks and sockets: a simulation drives it directly.
 //! What the cloud does with the events is not known here.
 
@@ -18,9 +20,11 @@ pub mod buffer;
 pub mod clock;
 pub mod config;
 pub mod core;
+pub mod health;
 pub mod inbox;
 mod keeper;
 pub mod sources;
+pub mod status;
 pub mod uplink;
 
 pub use agent::{Report, run};

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Parser;
-use edge_agent::config;
+use edge_agent::{config, status};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -18,30 +18,48 @@ use tokio_util::sync::CancellationToken;
 #[derive(Debug, Parser)]
 #[command(name = "tidewatch-agent", version)]
 struct Args {
+    #[command(subcommand)]
+    command: Option<Subcommand>,
     /// Configuration file (TOML); agent.sample.toml documents every option
-    #[arg(long, short, value_name = "FILE", env = "TIDEWATCH_AGENT_CONFIG")]
+    #[arg(
+        long,
+        short,
+        value_name = "FILE",
+        env = "TIDEWATCH_AGENT_CONFIG",
+        global = true
+    )]
     config: Option<PathBuf>,
     /// The cloud's MQTT endpoint, as mqtt://host:1883
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", global = true)]
     server: Option<String>,
     /// The agent's id
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", global = true)]
     agent: Option<String>,
     /// Directory of the durable buffer
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", global = true)]
     data_dir: Option<String>,
     /// Log filter, as info or debug
-    #[arg(long, value_name = "FILTER")]
+    #[arg(long, value_name = "FILTER", global = true)]
     log: Option<String>,
     /// Stop when all sources have ended and everything is acknowledged
-    #[arg(long)]
+    #[arg(long, global = true)]
     exit_when_done: bool,
     /// Any other option, as --set buffer.bytes_max=100000000 (may be given many times)
-    #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
+    #[arg(long, value_name = "KEY=VALUE", value_parser = pair, global = true)]
     set: Vec<(String, String)>,
-    /// Check the configuration and that the files to replay have the columns it names, and exit
-    #[arg(long)]
-    check: bool,
+}
+
+/// Without a command the agent runs.
+#[derive(Debug, Clone, Copy, clap::Subcommand)]
+enum Subcommand {
+    /// Check the configuration and that the files to replay have the columns it names
+    Check,
+    /// Ask the agent that runs on the data directory how it is
+    Status {
+        /// One line of JSON
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {
@@ -58,17 +76,10 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    if args.check {
-        if let Err(error) = edge_agent::sources::check(&settings.sources) {
-            say(&format!("tidewatch-agent: {error}"));
-            return ExitCode::from(2);
-        }
-        say(&format!(
-            "the configuration is valid: agent {}, {} source(s)",
-            settings.agent,
-            settings.sources.len()
-        ));
-        return ExitCode::SUCCESS;
+    match args.command {
+        None => {}
+        Some(Subcommand::Check) => return check(&settings),
+        Some(Subcommand::Status { json }) => return status(&settings, json),
     }
     if let Err(error) = start_log(&settings.log) {
         say(&format!("tidewatch-agent: {error:#}"));
@@ -83,6 +94,41 @@ fn main() -> ExitCode {
     };
     // A thread that waits for standard input cannot be joined; everything is on disk by now.
     std::process::exit(code);
+}
+
+fn check(settings: &edge_agent::Settings) -> ExitCode {
+    if let Err(error) = edge_agent::sources::check(&settings.sources) {
+        say(&format!("tidewatch-agent: {error}"));
+        return ExitCode::from(2);
+    }
+    say(&format!(
+        "the configuration is valid: agent {}, {} source(s)",
+        settings.agent,
+        settings.sources.len()
+    ));
+    ExitCode::SUCCESS
+}
+
+fn status(settings: &edge_agent::Settings, json: bool) -> ExitCode {
+    let snapshot = match status::ask(&settings.data_dir) {
+        Ok(snapshot) => snapshot,
+        Err(error) => {
+            let dir = settings.data_dir.display();
+            say(&format!(
+                "tidewatch-agent: no agent answers on the data directory {dir} ({error}); name the one it runs \
+                 on with --config or --data-dir"
+            ));
+            return ExitCode::FAILURE;
+        }
+    };
+    let text = if json {
+        serde_json::to_string(&snapshot).unwrap_or_default() + "\n"
+    } else {
+        status::describe(&snapshot)
+    };
+    // A closed pipe is no failure of the agent.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    ExitCode::SUCCESS
 }
 
 /// Standard error may be a pipe that nobody reads any more: that is no reason to end.

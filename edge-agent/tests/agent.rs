@@ -360,9 +360,9 @@ fn wrong_configuration_is_exit_code_2_and_check_does_not_start() {
         std::fs::write(&path, text).unwrap();
         let program = env!("CARGO_BIN_EXE_tidewatch-agent");
         let out = Command::new(program)
+            .arg("check")
             .arg("--config")
             .arg(&path)
-            .arg("--check")
             .output()
             .unwrap();
         (out.status.code(), String::from_utf8(out.stderr).unwrap())
@@ -385,4 +385,69 @@ fn wrong_configuration_is_exit_code_2_and_check_does_not_start() {
     assert!(code == Some(2) && text.contains("cannot be read"), "{text}");
     let (code, text) = run("[[source]]\nkind = 'file'\npath = 'nowhere'\ndevice = 'd'");
     assert!(code == Some(2) && text.contains("No such file"), "{text}");
+}
+
+#[test]
+fn the_agent_reports_itself_and_answers_how_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let cloud = Cloud::start(Faults::default(), 1);
+    let config = "[[source]]\nkind = \"agent\"\ninterval_ms = 50\n";
+    let status = |json: bool| {
+        let mut command = Agent::command(dir.path());
+        command.arg("status");
+        if json {
+            command.arg("--json");
+        }
+        let out = command.output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (out.status.code(), text(out.stdout), text(out.stderr))
+    };
+    Agent::write(dir.path(), &cloud, config);
+    let (code, _, text) = status(false);
+    assert_eq!(code, Some(1));
+    assert!(
+        text.contains("no agent answers on the data directory"),
+        "{text}"
+    );
+
+    let agent = Agent::start(dir.path(), &cloud, config, Stdio::null());
+    let reported = |name: &str| {
+        let stored = cloud.stored();
+        stored.events.values().any(|s| s.metric.as_str() == name)
+    };
+    let began = Instant::now();
+    while !reported("agent_backlog_events") {
+        assert!(
+            began.elapsed() < Duration::from_secs(30),
+            "nothing is reported"
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    for name in [
+        "agent_backlog_events",
+        "agent_memory_bytes",
+        "agent_reconnects",
+    ] {
+        assert!(reported(name), "{name}");
+    }
+    let (code, text, error) = status(true);
+    assert_eq!(code, Some(0), "{error}");
+    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert!(json["connected_seconds"].is_u64(), "{text}");
+    assert_eq!(json["dropped_events"], 0);
+    let (_, text, _) = status(false);
+    assert!(text.contains("uplink      connected for"), "{text}");
+    // Killed, it leaves its socket behind, and nobody answers; the next one takes its place.
+    agent.kill();
+    assert_eq!(status(true).0, Some(1));
+    let agent = Agent::start(dir.path(), &cloud, config, Stdio::null());
+    let began = Instant::now();
+    while status(true).0 != Some(0) {
+        assert!(
+            began.elapsed() < Duration::from_secs(30),
+            "it does not answer"
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    agent.kill();
 }

@@ -52,6 +52,14 @@ pub(super) const HOST: &[&str] = &[
     "disk",
     "attributes",
 ];
+pub(super) const OWN: &[&str] = &[
+    "kind",
+    "name",
+    "device",
+    "interval_ms",
+    "card_endurance_gb",
+    "attributes",
+];
 pub(super) const STDIN: &[&str] = &[
     "kind",
     "name",
@@ -106,10 +114,11 @@ pub(super) fn check(table: &Table, origin: &str) -> Result<(), ConfigError> {
                     };
                     let keys = match source.get("kind").and_then(Value::as_str) {
                         Some("host") => HOST,
+                        Some("agent") => OWN,
                         Some("stdin") => STDIN,
                         Some("file") => FILE,
                         Some(other) => {
-                            let nearest = nearest(other, &["host", "stdin", "file"]);
+                            let nearest = nearest(other, &["host", "agent", "stdin", "file"]);
                             let hint = nearest.map(|n| format!("; did you mean {n:?}?"));
                             return Err(ConfigError::value(
                                 format!("source[{i}].kind"),
@@ -119,7 +128,7 @@ pub(super) fn check(table: &Table, origin: &str) -> Result<(), ConfigError> {
                         None => {
                             return Err(ConfigError::value(
                                 format!("source[{i}].kind"),
-                                "is missing; set it to host, stdin or file",
+                                "is missing; set it to host, agent, stdin or file",
                             ));
                         }
                     };

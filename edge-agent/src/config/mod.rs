@@ -17,7 +17,7 @@ pub(crate) use self::keys::nearest;
 use self::raw::Raw;
 use crate::clock::Quality;
 use crate::sources::file::{Format, Timestamps};
-use crate::sources::{Mapping, MappingError, TimeFormat, change, file, host, stdin};
+use crate::sources::{Mapping, MappingError, TimeFormat, change, file, host, own, stdin};
 use crate::uplink::{link, session};
 use crate::{buffer, inbox};
 
@@ -72,6 +72,8 @@ pub struct Source {
 pub enum SourceKind {
     /// This machine.
     Host(host::Settings),
+    /// The agent itself.
+    Own(own::Settings),
     /// JSON lines on standard input.
     Stdin(stdin::Settings),
     /// A file that is replayed.
@@ -393,6 +395,21 @@ fn source(item: &raw::Entry, i: usize, raw: &Raw, agent: &AgentId) -> Result<Sou
                 &s.attributes,
                 SourceKind::Host(settings),
             )
+        }
+        raw::Source::Own(s) => {
+            at_least(&key("interval_ms"), s.interval_ms, 10)?;
+            let endurance = s.card_endurance_gb;
+            if endurance.is_some_and(|gb| !(gb > 0.0 && gb < 1e9)) {
+                let message = "must be more than 0 gigabytes, as 20000 for a card of 20 TBW";
+                return Err(ConfigError::value(key("card_endurance_gb"), message));
+            }
+            let settings = own::Settings {
+                device: id("device", s.device.as_deref().unwrap_or(agent.as_str()))?,
+                interval: Duration::from_millis(s.interval_ms),
+                card_endurance: endurance.map(|gb| (gb * 1e9) as u64),
+            };
+            let name = s.name.clone().unwrap_or("agent".to_owned());
+            (name, &s.attributes, SourceKind::Own(settings))
         }
         raw::Source::Stdin(s) => {
             let settings = stdin::Settings {

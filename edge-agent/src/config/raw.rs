@@ -135,6 +135,8 @@ pub struct Common {
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum Source {
     Host(HostSource),
+    #[serde(rename = "agent")]
+    Own(OwnSource),
     Stdin(StdinSource),
     File(FileSource),
 }
@@ -157,6 +159,29 @@ impl Default for HostSource {
             device: None,
             interval_ms: 10_000,
             disk: "/".into(),
+            attributes: BTreeMap::new(),
+        }
+    }
+}
+
+/// `kind = "agent"`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OwnSource {
+    pub name: Option<String>,
+    pub device: Option<String>,
+    pub interval_ms: u64,
+    pub card_endurance_gb: Option<f64>,
+    pub attributes: BTreeMap<String, String>,
+}
+
+impl Default for OwnSource {
+    fn default() -> Self {
+        Self {
+            name: None,
+            device: None,
+            interval_ms: 60_000,
+            card_endurance_gb: None,
             attributes: BTreeMap::new(),
         }
     }

@@ -230,6 +230,7 @@ fn the_sample_has_every_option() {
     }
     for (kind, known) in [
         ("host", keys::HOST),
+        ("agent", keys::OWN),
         ("stdin", keys::STDIN),
         ("file", keys::FILE),
     ] {

@@ -115,6 +115,7 @@ fn run(writes: u32) -> u32 {
     let (again, mut refusals, mut rand) = (disk.clone(), 1, 1);
     let keeper = Keeper {
         inbox: inbox.clone(),
+        health: Health::default(),
         link,
         flush_interval: Duration::from_millis(1),
         dir: dir.path().to_owned(),

@@ -10,6 +10,7 @@ pub mod file;
 pub mod host;
 mod json;
 mod mapping;
+pub mod own;
 pub mod stdin;
 
 use std::collections::{BTreeMap, HashSet};
