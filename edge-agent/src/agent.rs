@@ -15,6 +15,7 @@ use crate::core::Core;
 use crate::health::Health;
 use crate::inbox::{Inbox, News};
 use crate::keeper::{FULL_WAIT, Keeper, TO_LINK_MAX};
+use crate::service;
 use crate::sources::{Feed, Unreadable, file, host, own, stdin};
 use crate::status::Socket;
 use crate::uplink::link;
@@ -57,11 +58,18 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
         incarnation: told,
     };
     let stop_sources = CancellationToken::new();
+    // Ends with the keeper: a stop may take its time, too.
+    let stop_keeper = CancellationToken::new();
     // Every source is known before the first word goes out: one that replays the past must hold the
     // low watermark from the beginning.
     let health = Health::default();
     let mut sources = start_sources(&settings.sources, &inbox, &health, &buffer, &stop_sources)?;
     serve_status(&settings, &inbox, &health, &stop_sources);
+    tokio::spawn(service::watch(
+        inbox.clone(),
+        health.clone(),
+        stop_keeper.clone(),
+    ));
 
     let (to_link, from_keeper) = mpsc::channel(TO_LINK_MAX);
     let link_settings = settings.link.clone();
@@ -94,6 +102,7 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
         keeper.pause(held);
     }
     let mut kept = spawn(keeper, core)?;
+    service::ready();
 
     let mut done = false;
     let mut failed: Vec<anyhow::Error> = Vec::new();
@@ -104,6 +113,7 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
             result = &mut kept => break result,
             () = shutdown.cancelled(), if !stop_sources.is_cancelled() => {
                 tracing::info!("stopping");
+                service::stopping();
                 stop_sources.cancel();
                 inbox.tell(News::Stop(settings.stop_grace));
             }
@@ -140,6 +150,7 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
         }
     };
     stop_sources.cancel();
+    stop_keeper.cancel();
     // It tells its result, unless it panics.
     let result = result.map_err(|_| anyhow!("the keeper's thread panicked"))?;
     if let Err(BufferError::Damaged(_)) = &result {

@@ -24,6 +24,8 @@ struct State {
     last_ack_at: Option<Duration>,
     clock_offset_us: Option<i64>,
     disk_full: bool,
+    /// The keeper has done a round since somebody looked.
+    alive: bool,
     /// The UTC day that is counted, and the bytes that had been written when it began.
     day: Option<(i64, u64)>,
 }
@@ -72,6 +74,16 @@ impl Health {
 
     pub(crate) fn disk_is_full(&self, full: bool) {
         self.state().disk_full = full;
+    }
+
+    /// The keeper's thread works.
+    pub(crate) fn alive(&self) {
+        self.state().alive = true;
+    }
+
+    /// Whether it has said so since the last call.
+    pub(crate) fn take_alive(&self) -> bool {
+        std::mem::take(&mut self.state().alive)
     }
 
     /// All of it, at the monotonic time `now` and the agent's time `wall`.

@@ -87,6 +87,8 @@ pub(crate) enum News {
     Connected,
     Disconnected,
     Ack(Vec<u8>),
+    /// Somebody wants to know whether the keeper works.
+    Alive,
     /// All sources have ended: send what is held and stop then.
     Finish,
     /// Stop now; what can be sent within this time may be sent.

@@ -174,6 +174,7 @@ impl Keeper {
                     match news {
                         News::Stop(_) => return None,
                         News::Finish => *phase = Phase::Finishing,
+                        News::Alive => self.health.alive(),
                         // The connection is made anew, and everything is sent again.
                         News::Connected | News::Disconnected | News::Ack(_) => {}
                     }
@@ -305,6 +306,7 @@ impl Keeper {
                     Err(AckError::Buffer(error)) => return Err(error),
                 }
             }
+            News::Alive => self.health.alive(),
             News::Finish => {
                 core.finish();
                 if phase == Phase::Running {

@@ -23,6 +23,7 @@ pub mod core;
 pub mod health;
 pub mod inbox;
 mod keeper;
+mod service;
 pub mod sources;
 pub mod status;
 pub mod uplink;

@@ -451,3 +451,38 @@ fn the_agent_reports_itself_and_answers_how_it_is() {
     }
     agent.kill();
 }
+
+#[test]
+fn a_service_manager_is_told_ready_alive_and_stopping() {
+    let dir = tempfile::tempdir().unwrap();
+    let cloud = Cloud::start(Faults::default(), 1);
+    Agent::write(dir.path(), &cloud, "");
+    let path = dir.path().join("notify.sock");
+    let manager = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    manager
+        .set_read_timeout(Some(Duration::from_secs(30)))
+        .unwrap();
+    let next = || {
+        let mut bytes = [0; 256];
+        let n = manager.recv(&mut bytes).expect("the agent says nothing");
+        String::from_utf8(bytes[..n].to_vec())
+            .unwrap()
+            .trim()
+            .to_owned()
+    };
+    let child = Agent::command(dir.path())
+        .env("NOTIFY_SOCKET", &path)
+        .env("WATCHDOG_USEC", "300000")
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut agent = Agent(child);
+    let first: Vec<String> = (0..5).map(|_| next()).collect();
+    let ready = first.iter().filter(|s| *s == "READY=1").count();
+    let alive = first.iter().filter(|s| *s == "WATCHDOG=1").count();
+    assert_eq!((ready, alive), (1, 4), "{first:?}");
+    agent.signal(Signal::TERM);
+    while next() != "STOPPING=1" {}
+    assert!(agent.wait(Duration::from_secs(30)).success());
+}
