@@ -10,8 +10,9 @@ use tikv_jemallocator::Jemalloc;
 static ALLOCATOR: Jemalloc = Jemalloc;
 
 /// Read by jemalloc before `main`; `_RJEM_MALLOC_CONF` in the environment goes before it. Freed memory goes back to
-/// the system at once: the copy of a checkpoint is a tenth of the state.
+/// the system within a quarter of a second: the copy of a checkpoint is a tenth of the state. Not at once: what each
+/// second's work frees and takes again would be a page fault each time.
 // A name that another library also had would be a conflict; this one is jemalloc's own.
 #[allow(unsafe_code)]
 #[unsafe(export_name = "_rjem_malloc_conf")]
-pub static CONFIGURATION: &[u8; 45] = b"thp:always,dirty_decay_ms:0,muzzy_decay_ms:0\0";
+pub static CONFIGURATION: &[u8; 47] = b"thp:always,dirty_decay_ms:250,muzzy_decay_ms:0\0";
