@@ -58,6 +58,10 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    if let Err(error) = edge_agent::commands::check(&settings.commands) {
+        say(&format!("tidewatch-agent: {error}"));
+        return ExitCode::from(2);
+    }
     if args.check {
         if let Err(error) = edge_agent::sources::check(&settings.sources) {
             say(&format!("tidewatch-agent: {error}"));
