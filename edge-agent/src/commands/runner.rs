@@ -86,7 +86,7 @@ pub(super) async fn run(program: &Program, args: &[String], stop: &Stop) -> Outc
     let end = match spawn(program, args) {
         Ok((child, pipe)) => {
             let mut running = Running::new(child, pipe, &mut tail);
-            running.to_the_end(program, stop).await
+            running.run_to_end(program, stop).await
         }
         Err(error) => End::NotStarted(error),
     };
@@ -141,7 +141,7 @@ impl<'a> Running<'a> {
         }
     }
 
-    async fn to_the_end(&mut self, program: &Program, stop: &Stop) -> End {
+    async fn run_to_end(&mut self, program: &Program, stop: &Stop) -> End {
         let too_long = async {
             tokio::select! {
                 () = sleep(program.timeout) => End::TimedOut,
