@@ -85,6 +85,8 @@ impl Cloud {
     }
 
     /// Delivers a command so many times: now if an agent listens, else when one does.
+    // Each test program uses a part of this.
+    #[allow(dead_code)]
     pub(crate) fn command(&self, command: &Command, times: usize) {
         let mut commands = self.commands.lock().unwrap();
         commands.extend(std::iter::repeat_n(command.clone(), times));
