@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::buffer::{self, Buffer, BufferError, OpenError, Opened};
 use crate::clock::Clock;
+use crate::commands;
 use crate::config::{Settings, Source, SourceKind};
 use crate::core::Core;
 use crate::health::Health;
@@ -71,12 +72,24 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
         stop_keeper.clone(),
     ));
 
+    let saved = buffer
+        .commands()
+        .context("read what is known of commands")?;
+    let (commands, mut service) = commands::start(
+        settings.commands.clone(),
+        &settings.agent,
+        buffer.incarnation().rand,
+        saved,
+        inbox.clone(),
+    )?;
+
     let (to_link, from_keeper) = mpsc::channel(TO_LINK_MAX);
     let link_settings = settings.link.clone();
     let mut link = tokio::spawn(link::run(
         link_settings,
         identity,
         inbox.clone(),
+        commands,
         from_keeper,
     ));
     let held = held.bytes;
@@ -108,6 +121,9 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
     let mut failed: Vec<anyhow::Error> = Vec::new();
     let mut link_ended = false;
     let mut asked_to_finish = false;
+    // What the keeper is told once no command runs any more, so that their results are stored.
+    let mut last_word: Option<News> = None;
+    let mut commands_ended = false;
     let result = loop {
         tokio::select! {
             result = &mut kept => break result,
@@ -115,7 +131,21 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
                 tracing::info!("stopping");
                 service::stopping();
                 stop_sources.cancel();
-                inbox.tell(News::Stop(settings.stop_grace));
+                service.stop();
+                last_word = Some(News::Stop(settings.stop_grace));
+            }
+            ended = service.ended(), if !commands_ended => {
+                commands_ended = true;
+                if let Err(error) = ended {
+                    failed.insert(0, panicked("the commands", &error));
+                    stop_sources.cancel();
+                    inbox.tell(News::Stop(settings.stop_grace));
+                }
+            }
+            () = std::future::ready(()), if commands_ended && last_word.is_some() => {
+                if let Some(news) = last_word.take() {
+                    inbox.tell(news);
+                }
             }
             ended = sources.join_next(), if !sources.is_empty() => {
                 match ended {
@@ -145,11 +175,16 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
                 && !asked_to_finish && !stop_sources.is_cancelled() => {
                 asked_to_finish = true;
                 done = true;
-                inbox.tell(News::Finish);
+                service.stop();
+                last_word = Some(News::Finish);
             }
         }
     };
     stop_sources.cancel();
+    service.stop_now();
+    if !commands_ended && service.ended().await.is_err() {
+        tracing::error!("the commands did not end in order");
+    }
     stop_keeper.cancel();
     // It tells its result, unless it panics.
     let result = result.map_err(|_| anyhow!("the keeper's thread panicked"))?;

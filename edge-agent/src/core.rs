@@ -10,7 +10,7 @@ use event::{
     Status, batch,
 };
 
-use crate::buffer::{Announcement, Buffer, BufferError, Cursor};
+use crate::buffer::{Announcement, Buffer, BufferError, CommandChanges, Cursor};
 use crate::uplink::session::{self, Session, Step};
 
 /// Lineage entries and gaps told in one transmission.
@@ -94,6 +94,11 @@ impl Core {
         until: EventTime,
     ) -> Result<Option<SeqRange>, BufferError> {
         self.buffer.append(samples, cursors, volatile, until)
+    }
+
+    /// Changes rows of commands with the next [`Self::append`]; see [`Buffer::note_commands`].
+    pub fn note_commands(&mut self, changes: &CommandChanges) {
+        self.buffer.note_commands(changes);
     }
 
     /// Commits what acks have changed; see [`Buffer::flush`].

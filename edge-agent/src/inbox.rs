@@ -11,9 +11,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
 use event::{DeviceId, EventTime, MetricName, Sample, Value, value};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 
-use crate::buffer::Cursor;
+use crate::buffer::{CommandChanges, Cursor};
 use crate::clock::Clock;
 use crate::core::Stamp;
 
@@ -100,6 +100,9 @@ pub(crate) enum News {
 pub(crate) struct Pending {
     pub samples: Vec<Sample>,
     pub cursors: BTreeMap<String, Vec<u8>>,
+    /// What is noted of commands, and who waits until it is on disk.
+    pub commands: CommandChanges,
+    tell_stored: Vec<oneshot::Sender<()>>,
     /// Some come from a source that cannot read them again.
     pub volatile: bool,
     /// To be committed without waiting.
@@ -125,9 +128,13 @@ impl Pending {
     fn and_then(mut self, later: Self) -> Self {
         self.samples.extend(later.samples);
         self.cursors.extend(later.cursors);
+        self.commands.extend(later.commands);
+        self.tell_stored.extend(later.tell_stored);
         Self {
             samples: self.samples,
             cursors: self.cursors,
+            commands: self.commands,
+            tell_stored: self.tell_stored,
             volatile: self.volatile || later.volatile,
             urgent: self.urgent || later.urgent,
             bytes: self.bytes + later.bytes,
@@ -164,6 +171,8 @@ pub struct Inbox {
     room: Semaphore,
     /// Bytes held in the buffer.
     backlog: watch::Sender<u64>,
+    /// What the cloud's clock said last, and the monotonic time when we heard it.
+    cloud_time: watch::Sender<Option<(EventTime, Duration)>>,
 }
 
 impl Inbox {
@@ -176,6 +185,7 @@ impl Inbox {
             state: Mutex::default(),
             wake: Condvar::new(),
             backlog: watch::Sender::new(0),
+            cloud_time: watch::Sender::new(None),
         })
     }
 
@@ -278,6 +288,77 @@ impl Inbox {
         Ok(())
     }
 
+    /// Takes one reading of a command's state in, to be stored together with what is noted of it in one
+    /// transaction, at once. What is returned is told when that is on disk; it ends without a word if
+    /// the agent ends before.
+    ///
+    /// A stop loses nothing of it that the next start does not find out: it is not volatile.
+    ///
+    /// **Errors**: the agent stops; nothing was taken.
+    pub(crate) async fn push_command(
+        &self,
+        readings: Vec<Reading>,
+        changes: CommandChanges,
+    ) -> Result<oneshot::Receiver<()>, Closed> {
+        let permits = readings.len().min(self.settings.events_max.max(1));
+        let permit = self
+            .room
+            .acquire_many(permits as u32)
+            .await
+            .map_err(|_| Closed)?;
+        let (tell, stored) = oneshot::channel();
+        let mut state = self.lock();
+        if state.closed {
+            return Err(Closed);
+        }
+        permit.forget();
+        let now = self.clock.wall();
+        let pending = &mut state.pending;
+        pending.permits += permits;
+        pending.since.get_or_insert_with(|| self.clock.monotonic());
+        pending.urgent = true;
+        for r in readings {
+            let time = r.time.unwrap_or(now);
+            pending.earliest = Some(pending.earliest.map_or(time, |e| e.min(time)));
+            pending.bytes += 40 + value::TEXT_BYTES_MAX;
+            pending.samples.push(Sample {
+                device: r.device,
+                metric: r.metric,
+                time,
+                value: r.value,
+            });
+        }
+        pending.commands.extend(changes);
+        pending.tell_stored.push(tell);
+        drop(state);
+        self.wake.notify_one();
+        Ok(stored)
+    }
+
+    /// The cloud's clock said this in a message that has just come.
+    pub(crate) fn heard_cloud_time(&self, time: EventTime) {
+        if time > EventTime(0) {
+            self.cloud_time
+                .send_replace(Some((time, self.clock.monotonic())));
+        }
+    }
+
+    /// The cloud's present time, as far as its newest message and the time since tell: never ahead of it.
+    /// None if it has said nothing yet in this life.
+    pub(crate) fn cloud_time(&self) -> Option<EventTime> {
+        let (said, at) = (*self.cloud_time.borrow())?;
+        let since = self.clock.monotonic().saturating_sub(at).as_micros();
+        let since = i64::try_from(since).unwrap_or(i64::MAX);
+        Some(EventTime(said.as_micros().saturating_add(since)))
+    }
+
+    /// Waits until the cloud has said what time it is.
+    pub(crate) async fn cloud_time_known(&self) {
+        let mut heard = self.cloud_time.subscribe();
+        // It cannot end while we exist.
+        let _ = heard.wait_for(Option::is_some).await;
+    }
+
     pub(crate) fn tell(&self, news: News) {
         self.lock().news.push_back(news);
         self.wake.notify_one();
@@ -363,8 +444,11 @@ impl Inbox {
     }
 
     /// `pending` is on disk: its room is free again.
-    pub(crate) fn stored(&self, pending: &Pending) {
+    pub(crate) fn stored(&self, pending: Pending) {
         self.room.add_permits(pending.permits);
+        for waiting in pending.tell_stored {
+            let _ = waiting.send(());
+        }
     }
 
     /// This moment, for a transmission. None while a source does not know yet where it stands.
@@ -526,7 +610,7 @@ mod tests {
         tokio::task::yield_now().await;
         assert!(!waiting.is_finished());
         let pending = shared.wait(None, true).1.unwrap();
-        shared.stored(&pending);
+        shared.stored(pending);
         waiting.await.unwrap().unwrap();
         inbox.close();
         assert_eq!(

@@ -184,7 +184,7 @@ impl Keeper {
         if let Some((pending, last)) = self.failed.take() {
             let stored = core.buffer().last_seq_of(life).is_some_and(|n| n >= last);
             if stored && !pending.samples.is_empty() {
-                self.inbox.stored(&pending);
+                self.inbox.stored(pending);
             } else {
                 self.inbox.put_back(pending);
             }
@@ -245,10 +245,11 @@ impl Keeper {
     fn store(&mut self, core: &mut Core, pending: Pending) -> Result<(), BufferError> {
         let (cursors, until) = (pending.cursors(), self.inbox.stored_until());
         let last = core.buffer().next_seq() - 1 + pending.samples.len() as u64;
+        core.note_commands(&pending.commands);
         let result = core.append(&pending.samples, &cursors, pending.volatile, until);
         match result {
             Ok(_) => {
-                self.inbox.stored(&pending);
+                self.inbox.stored(pending);
                 Ok(())
             }
             Err(error) => {
@@ -288,6 +289,7 @@ impl Keeper {
                 let (now, wall) = (self.now(), self.inbox.clock().wall());
                 match core.ack_received(now, wall, &payload) {
                     Ok((freed, ack)) => {
+                        self.inbox.heard_cloud_time(ack.cloud_sent_at);
                         tracing::debug!(freed, tx_no = ack.tx_no, "acknowledged");
                         let refused = ack.refused.iter().map(|r| r.range);
                         let refused = refused.map(|r| (r.last + 1).saturating_sub(r.first)).sum();

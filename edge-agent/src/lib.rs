@@ -18,6 +18,7 @@
 mod agent;
 pub mod buffer;
 pub mod clock;
+pub mod commands;
 pub mod config;
 pub mod core;
 pub mod health;

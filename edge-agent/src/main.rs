@@ -76,10 +76,16 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    match args.command {
-        None => {}
-        Some(Subcommand::Check) => return check(&settings),
-        Some(Subcommand::Status { json }) => return status(&settings, json),
+    // Asking a running agent needs none of what it runs with.
+    if let Some(Subcommand::Status { json }) = args.command {
+        return status(&settings, json);
+    }
+    if let Err(error) = edge_agent::commands::check(&settings.commands) {
+        say(&format!("tidewatch-agent: {error}"));
+        return ExitCode::from(2);
+    }
+    if let Some(Subcommand::Check) = args.command {
+        return check(&settings);
     }
     if let Err(error) = start_log(&settings.log) {
         say(&format!("tidewatch-agent: {error:#}"));

@@ -12,11 +12,13 @@
 //! ```text
 //! meta     "identity" -> postcard { format: u16, agent: str }
 //!          "state"    -> postcard { incarnation, last_seq, committed_at, clean, volatile, volatile_before, spoke, unclean?, unclean_until? }
+//!          "commands" -> postcard { forgotten_until?, lost_at? }   of commands without a row
 //! chunks   (inc_no, inc_rand, first_seq) -> events first_seq.. as one batch (event/FORMAT.md)
 //! index    (inc_no, inc_rand, first_seq) -> (count, bytes, min_time, max_time)
 //! lineage  (inc_no, inc_rand)            -> (last_seq, held)        earlier incarnations
 //! gaps     (inc_no, inc_rand, from)      -> postcard event::Gap     declared losses, until acked
 //! cursors  name                          -> bytes                   how far a source has read
+//! commands id                            -> postcard commands::ledger::Row   what became of a command
 //! ```
 //! A chunk holds at most [`Settings::chunk_events_max`] events. The last chunk grows with each
 //! commit until it is full, so that an agent with one sample a second does not end up with one row
@@ -25,6 +27,7 @@
 //! up when the disk is full, so that the buffer can still be opened and deleted from.
 
 mod chunk;
+mod commands;
 #[cfg(test)]
 mod crash_tests;
 mod error;
@@ -36,6 +39,7 @@ pub(crate) mod reserve;
 mod store;
 mod tables;
 
+pub use commands::{CommandChanges, Marks, SavedCommands};
 pub use error::{BufferError, OpenError};
 pub(crate) use open::suspect;
 pub use open::{FILE_NAME, Opened, open, open_backend};

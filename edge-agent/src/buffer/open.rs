@@ -11,7 +11,9 @@ use redb::{Builder, Database, DatabaseError, ReadableTable, StorageBackend};
 use serde::{Deserialize, Serialize};
 
 use super::index::{ChunkKey, ChunkMeta, Index};
-use super::tables::{Ancestor, CHUNKS, CURSORS, GAPS, INDEX, LINEAGE, META, STATE, State, encode};
+use super::tables::{
+    Ancestor, CHUNKS, COMMANDS, CURSORS, GAPS, INDEX, LINEAGE, META, STATE, State, encode,
+};
 use super::{Buffer, BufferError, OpenError, Settings, reserve};
 
 /// Name of the buffer's file in the data directory.
@@ -111,6 +113,7 @@ fn open_once(
     // With the file, everything held since the last start is gone: nothing older was held then.
     if let Some(lost) = sidecar.filter(|_| set_aside.is_some() || !existed) {
         buffer.state.add_unclean(lost.floor, now);
+        buffer.note_commands_lost(now);
         buffer.flush_state(now)?;
     }
     let floor = buffer.held().oldest.map_or(now, |oldest| oldest.min(now));
@@ -250,6 +253,7 @@ fn load(
         let mut lineage_table = tx.open_table(LINEAGE)?;
         tx.open_table(CHUNKS)?;
         tx.open_table(CURSORS)?;
+        tx.open_table(COMMANDS)?;
         match meta.get(IDENTITY)? {
             Some(row) => check_identity(row.value(), agent)?,
             None if index.events() > 0 => {

@@ -429,6 +429,11 @@ impl Buffer {
         }
     }
 
+    /// What goes with the next commit.
+    pub(super) fn changes_mut(&mut self) -> &mut Changes {
+        &mut self.changes
+    }
+
     pub(super) fn touch_state(&mut self) {
         self.changes.state = true;
     }

@@ -6,6 +6,7 @@ use event::{EventTime, Gap, Incarnation, TimeRange};
 use redb::{Database, TableDefinition};
 use serde::{Deserialize, Serialize};
 
+use super::commands::{self, CommandChanges};
 use super::index::{ChunkKey, ChunkMeta};
 use super::{BufferError, Cursor};
 
@@ -18,6 +19,7 @@ pub(super) const LINEAGE: TableDefinition<(u32, u64), (u64, bool)> =
     TableDefinition::new("lineage");
 pub(super) const GAPS: TableDefinition<(u32, u64, u64), &[u8]> = TableDefinition::new("gaps");
 pub(super) const CURSORS: TableDefinition<&str, &[u8]> = TableDefinition::new("cursors");
+pub(super) const COMMANDS: TableDefinition<&str, &[u8]> = TableDefinition::new("commands");
 
 pub(super) const STATE: &str = "state";
 
@@ -116,12 +118,19 @@ pub(super) struct Changes {
     pub rows: BTreeMap<ChunkKey, Row>,
     pub gaps: BTreeMap<ChunkKey, Option<Gap>>,
     pub lineage_gone: Vec<Incarnation>,
+    pub commands: CommandChanges,
+    pub commands_lost_at: Option<EventTime>,
     pub state: bool,
 }
 
 impl Changes {
     pub fn is_empty(&self) -> bool {
-        !self.state && self.rows.is_empty() && self.gaps.is_empty() && self.lineage_gone.is_empty()
+        !self.state
+            && self.rows.is_empty()
+            && self.gaps.is_empty()
+            && self.lineage_gone.is_empty()
+            && self.commands.is_empty()
+            && self.commands_lost_at.is_none()
     }
 
     /// Writes all changes, the state, the lives that hold nothing any more (with their last seq) and
@@ -180,6 +189,7 @@ impl Changes {
                 table.insert(cursor.source.as_str(), cursor.position.as_slice())?;
             }
         }
+        commands::write(&tx, &self.commands, self.commands_lost_at)?;
         Ok(tx.commit()?)
     }
 }

@@ -2,7 +2,7 @@
 
 use toml::{Table, Value};
 
-use super::ConfigError;
+use super::{ConfigError, command};
 
 const TOP: &[&str] = &[
     "agent",
@@ -17,6 +17,7 @@ const TOP: &[&str] = &[
     "buffer",
     "uplink",
     "source",
+    "command",
 ];
 const BUFFER: &[&str] = &[
     "bytes_max",
@@ -136,6 +137,13 @@ pub(super) fn check(table: &Table, origin: &str) -> Result<(), ConfigError> {
                     all(source, &format!("source[{i}]."), &keys, origin)?;
                 }
             }
+            ("command", Value::Array(commands)) => {
+                for (i, item) in commands.iter().enumerate() {
+                    if let Value::Table(item) = item {
+                        all(item, &format!("command[{i}]."), command::KEYS, origin)?;
+                    }
+                }
+            }
             _ => {}
         }
     }
@@ -195,7 +203,7 @@ pub(super) fn every_key() -> Vec<String> {
         keys.iter().map(move |k| format!("{prefix}{k}"))
     };
     plain("", TOP)
-        .filter(|k| !["buffer", "uplink", "source", "attributes"].contains(&k.as_str()))
+        .filter(|k| !["buffer", "uplink", "source", "command", "attributes"].contains(&k.as_str()))
         .chain(plain("buffer.", BUFFER))
         .chain(plain("uplink.", UPLINK))
         .collect()

@@ -3,6 +3,7 @@
 //! What was typed is in `raw`; what it means is [`Settings`]. `agent.sample.toml` documents every
 //! option with its default, unit and an example, and a test keeps it complete.
 
+mod command;
 mod keys;
 mod raw;
 
@@ -19,7 +20,7 @@ use crate::clock::Quality;
 use crate::sources::file::{Format, Timestamps};
 use crate::sources::{Mapping, MappingError, TimeFormat, change, file, host, own, stdin};
 use crate::uplink::{link, session};
-use crate::{buffer, inbox};
+use crate::{buffer, commands, inbox};
 
 /// What the environment variables begin with; `__` separates section and key, as in
 /// `TIDEWATCH_AGENT_BUFFER__BYTES_MAX`.
@@ -52,6 +53,8 @@ pub struct Settings {
     pub link: link::Settings,
     /// Where readings come from.
     pub sources: Vec<Source>,
+    /// What commands may do.
+    pub commands: Vec<commands::Allowed>,
 }
 
 /// One source.
@@ -248,6 +251,7 @@ fn settings(raw: Raw) -> Result<Settings, ConfigError> {
     }
     let ms = Duration::from_millis;
     let sources = sources(&raw, &agent)?;
+    let commands = command::commands(&raw.command)?;
     Ok(Settings {
         data_dir: raw.data_dir,
         log: raw.log,
@@ -290,6 +294,7 @@ fn settings(raw: Raw) -> Result<Settings, ConfigError> {
             packet_bytes_max: (u.batch_bytes_max + (64 << 10)).max(256 << 10),
         },
         sources,
+        commands,
         agent,
     })
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::command::Command;
 use crate::clock::Quality;
 use crate::sources::file::{Format, Timestamps};
 
@@ -24,6 +25,7 @@ pub struct Raw {
     pub buffer: Buffer,
     pub uplink: Uplink,
     pub source: Vec<Entry>,
+    pub command: Vec<Command>,
 }
 
 impl Default for Raw {
@@ -41,6 +43,7 @@ impl Default for Raw {
             buffer: Buffer::default(),
             uplink: Uplink::default(),
             source: Vec::new(),
+            command: Vec::new(),
         }
     }
 }

@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::backoff::{Jitter, exponential};
+use crate::commands::Commands;
 use crate::inbox::{Inbox, News};
 use crate::keeper::ToLink;
 
@@ -62,13 +63,14 @@ pub(crate) async fn run(
     settings: Settings,
     identity: Identity,
     inbox: Arc<Inbox>,
+    commands: Commands,
     mut keeper: mpsc::Receiver<ToLink>,
 ) {
     let mut jitter = Jitter::new(identity.incarnation.borrow().rand);
     let mut failures = 0;
     let mut logged: Option<Instant> = None;
     loop {
-        let mut connection = Connection::new(&settings, &identity, &inbox);
+        let mut connection = Connection::new(&settings, &identity, &inbox, &commands);
         let end = connection.run(&mut keeper).await;
         let was_connected = connection.connected;
         if connection.answered {
@@ -125,6 +127,7 @@ enum End {
 struct Connection<'a> {
     identity: &'a Identity,
     inbox: &'a Inbox,
+    commands: &'a Commands,
     client: AsyncClient,
     events: EventLoop,
     connected: bool,
@@ -133,7 +136,12 @@ struct Connection<'a> {
 }
 
 impl<'a> Connection<'a> {
-    fn new(settings: &Settings, identity: &'a Identity, inbox: &'a Inbox) -> Self {
+    fn new(
+        settings: &Settings,
+        identity: &'a Identity,
+        inbox: &'a Inbox,
+        commands: &'a Commands,
+    ) -> Self {
         let agent = &identity.agent;
         let incarnation = *identity.incarnation.borrow();
         let client_id = format!("{agent}-{:016x}", incarnation.rand);
@@ -163,6 +171,7 @@ impl<'a> Connection<'a> {
         Self {
             identity,
             inbox,
+            commands,
             client,
             events,
             connected: false,
@@ -239,6 +248,8 @@ impl<'a> Connection<'a> {
                 if publish.topic == topic::ack(&self.identity.agent) {
                     self.answered = true;
                     self.inbox.tell(News::Ack(publish.payload.to_vec()));
+                } else if publish.topic == topic::command(&self.identity.agent) {
+                    self.commands.deliver(&publish.payload);
                 } else {
                     tracing::debug!(topic = publish.topic, "message ignored");
                 }

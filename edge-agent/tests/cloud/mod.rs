@@ -2,14 +2,14 @@
 //! cuts connections. What it has stored, it keeps by identity.
 
 use std::collections::BTreeMap;
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use event::{
-    Ack, BatchHeader, Columns, EventTime, Gap, Incarnation, Lineage, RefusalReason, RefusedRange,
-    Sample, SeqRange, TimeRange, batch, topic,
+    Ack, AgentId, BatchHeader, Columns, Command, EventTime, Gap, Incarnation, Lineage,
+    RefusalReason, RefusedRange, Sample, SeqRange, TimeRange, batch, topic,
 };
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -52,6 +52,8 @@ pub(crate) struct Cloud {
     pub(crate) address: SocketAddr,
     stored: Arc<Mutex<Stored>>,
     faults: Arc<Mutex<Faults>>,
+    /// Commands that wait for an agent that listens.
+    commands: Arc<Mutex<Vec<Command>>>,
 }
 
 impl Cloud {
@@ -61,6 +63,7 @@ impl Cloud {
             address: listener.local_addr().unwrap(),
             stored: Arc::default(),
             faults: Arc::new(Mutex::new(faults)),
+            commands: Arc::default(),
         };
         let accepting = cloud.clone();
         std::thread::spawn(move || {
@@ -81,6 +84,25 @@ impl Cloud {
         *self.faults.lock().unwrap() = faults;
     }
 
+    /// Delivers a command so many times: now if an agent listens, else when one does.
+    // Each test program uses a part of this.
+    #[allow(dead_code)]
+    pub(crate) fn command(&self, command: &Command, times: usize) {
+        let mut commands = self.commands.lock().unwrap();
+        commands.extend(std::iter::repeat_n(command.clone(), times));
+    }
+
+    /// Sends what waits.
+    fn send_commands(&self, agent: &AgentId, stream: &mut TcpStream) -> bool {
+        let waiting = std::mem::take(&mut *self.commands.lock().unwrap());
+        waiting.into_iter().all(|command| {
+            let bytes = command.encode();
+            let mut message = Publish::new(topic::command(agent), QoS::AtLeastOnce, bytes);
+            message.pkid = 1;
+            send(stream, &Packet::Publish(message))
+        })
+    }
+
     /// Waits until `condition` holds; gives up after a minute.
     #[track_caller]
     pub(crate) fn wait_for(&self, what: &str, condition: impl Fn(&Stored) -> bool) {
@@ -96,14 +118,34 @@ impl Cloud {
     fn serve(&self, mut stream: TcpStream, mut rng: StdRng) {
         let mut bytes = bytes::BytesMut::new();
         let mut buffer = [0; 65_536];
+        let mut listening: Option<AgentId> = None;
+        stream
+            .set_read_timeout(Some(Duration::from_millis(5)))
+            .unwrap();
         loop {
+            if let Some(agent) = &listening
+                && !self.send_commands(agent, &mut stream)
+            {
+                return;
+            }
             match Packet::read(&mut bytes, 2 << 20) {
                 Ok(packet) => {
+                    if let Packet::Subscribe(subscribe) = &packet {
+                        listening =
+                            subscribe
+                                .filters
+                                .iter()
+                                .find_map(|f| match topic::parse(&f.path) {
+                                    Ok(topic::Topic::Command(agent)) => Some(agent),
+                                    _ => None,
+                                });
+                    }
                     if !self.take(packet, &mut stream, &mut rng) {
                         return;
                     }
                 }
                 Err(Error::InsufficientBytes(_)) => match stream.read(&mut buffer) {
+                    Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
                     Ok(0) | Err(_) => return,
                     Ok(n) => bytes.extend_from_slice(&buffer[..n]),
                 },
@@ -172,6 +214,8 @@ impl Cloud {
         let mut ack = Ack {
             incarnation: header.incarnation,
             tx_no: header.tx_no,
+            cloud_received_at: now(),
+            cloud_sent_at: now(),
             ..Ack::default()
         };
         let agent = header.agent.clone();
@@ -238,4 +282,9 @@ fn send(stream: &mut TcpStream, packet: &Packet) -> bool {
     let mut bytes = bytes::BytesMut::new();
     packet.write(&mut bytes, 1 << 20).unwrap();
     stream.write_all(&bytes).is_ok()
+}
+
+fn now() -> EventTime {
+    let since = std::time::UNIX_EPOCH.elapsed().unwrap();
+    EventTime(since.as_micros() as i64)
 }
