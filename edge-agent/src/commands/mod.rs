@@ -6,11 +6,13 @@
 //! disk before the program starts, so that a command runs at most once, whatever is delivered again or
 //! breaks down. [`runner`] runs a program with limits; [`service`] joins them.
 //!
-//! Reading order: `allow`, `ledger`, `runner`, `service`.
+//! Reading order: `allow`, `ledger`, `runner`, `report`, `request`, `service`.
 
 mod allow;
 mod ledger;
 mod passwd;
+mod report;
+mod request;
 mod runner;
 mod service;
 
@@ -18,8 +20,8 @@ pub(crate) use allow::DEVICE;
 #[cfg(test)]
 pub(crate) use allow::argv;
 pub use allow::{Allowed, Characters, Limit, Template, TemplateError};
+pub use request::{Commands, Stopped};
 pub(crate) use service::start;
-pub use service::{Commands, Stopped};
 
 use std::path::PathBuf;
 

@@ -5,25 +5,24 @@
 //! at once.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::os::unix::process::ExitStatusExt as _;
 use std::sync::Arc;
 use std::time::Duration;
 
 use event::command::{METRIC, Report, State};
-use event::{AgentId, ClockQuality, Command, DeviceId, EventTime, MetricName, Value};
+use event::{AgentId, Command, DeviceId, MetricName};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 
 use super::allow::Allowed;
-use super::ledger::{Ledger, Order, Verdict, expired};
+use super::ledger::{Ledger, Order, Verdict};
 use super::prepare;
-use super::runner::{self, End, KILL_AFTER, Outcome, Program, Stop};
+use super::report::{Context, report_of, result};
+use super::request::{self, Commands, Request};
+use super::runner::{self, KILL_AFTER, Outcome, Program, Stop};
 use crate::buffer::{CommandChanges, SavedCommands};
-use crate::inbox::{Inbox, Position, Reading};
+use crate::inbox::{Inbox, Position};
 
-/// Requests that may wait for the service, which only decides: at most 4 MiB from the cloud.
-const REQUESTS_MAX: usize = 64;
 /// Programs that run at once.
 pub(super) const RUNNING_MAX: usize = 4;
 /// Commands that wait for their turn. Many at once are a mistake somewhere.
@@ -38,66 +37,6 @@ const ANSWER_EVERY: Duration = Duration::from_secs(60);
 const RECORD_WAIT: Duration = Duration::from_secs(2);
 /// So many messages that are no commands are logged one by one.
 const LOGGED_ONE_BY_ONE: u64 = 10;
-
-/// The agent is stopping, or too much waits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the agent is stopping, or has too many commands at once")]
-pub struct Stopped;
-
-/// The way to the service.
-#[derive(Debug, Clone)]
-pub struct Commands {
-    requests: mpsc::Sender<Request>,
-}
-
-#[derive(Debug)]
-enum Request {
-    /// The bytes of a command.
-    Remote(Vec<u8>),
-    Local {
-        name: String,
-        args: BTreeMap<String, String>,
-        reason: String,
-        reply: oneshot::Sender<Report>,
-    },
-}
-
-impl Commands {
-    /// Runs a command that is given on the device itself, as by a rule: with the same allow-list,
-    /// budget, limits, records and reports as one from the cloud. `reason` says why, for people.
-    ///
-    /// Returns the last report; a command that is not allowed, or fails, is not an error here.
-    ///
-    /// **Errors**: the agent stops, or too much waits. Whether the command ran is in its reports.
-    pub async fn run_local(
-        &self,
-        name: &str,
-        args: BTreeMap<String, String>,
-        reason: &str,
-    ) -> Result<Report, Stopped> {
-        let (reply, result) = oneshot::channel();
-        let request = Request::Local {
-            name: name.to_owned(),
-            args,
-            reason: reason.to_owned(),
-            reply,
-        };
-        self.requests.send(request).await.map_err(|_| Stopped)?;
-        result.await.map_err(|_| Stopped)
-    }
-
-    /// A message came on the command topic. Never waits: the cloud sends again what is not answered.
-    pub(crate) fn deliver(&self, payload: &[u8]) {
-        if payload.len() > event::command::BYTES_MAX {
-            tracing::warn!(
-                bytes = payload.len(),
-                "a command is too long; it is ignored"
-            );
-        } else if let Err(error) = self.requests.try_send(Request::Remote(payload.to_vec())) {
-            tracing::warn!(%error, "a command was not taken; the cloud must send it again");
-        }
-    }
-}
 
 /// The running service.
 #[derive(Debug)]
@@ -146,7 +85,7 @@ pub(crate) fn start(
         stop: stop.clone(),
     });
     let ledger = Ledger::load(saved, context.now(), context.mono());
-    let (requests, incoming) = mpsc::channel(REQUESTS_MAX);
+    let (commands, incoming) = request::channel();
     let worker = Worker {
         context,
         list,
@@ -164,46 +103,7 @@ pub(crate) fn start(
         tasks: JoinSet::new(),
     };
     let task = tokio::spawn(worker.run(incoming));
-    Ok((Commands { requests }, Service { task, stop }))
-}
-
-/// What tasks need.
-struct Context {
-    inbox: Arc<Inbox>,
-    metric: MetricName,
-    stop: Stop,
-}
-
-impl Context {
-    fn mono(&self) -> Duration {
-        self.inbox.clock().monotonic()
-    }
-
-    /// The present time as far as it counts for expiry: by the agent's clock or by what the cloud said,
-    /// whichever is later. A clock that was never set (quality `none`) tells nothing; without a word of
-    /// the cloud there is no time then.
-    fn now(&self) -> Option<EventTime> {
-        let clock = self.inbox.clock();
-        let cloud = self.inbox.cloud_time();
-        match clock.state().quality {
-            ClockQuality::None => cloud,
-            _ => cloud.max(Some(clock.wall())),
-        }
-    }
-
-    /// Stores a report, and what is noted with it. Returns whether both are on disk.
-    async fn record(&self, device: &DeviceId, report: &Report, changes: CommandChanges) -> bool {
-        let reading = Reading {
-            device: device.clone(),
-            metric: self.metric.clone(),
-            time: None,
-            value: Value::Text(report.to_text().into()),
-        };
-        match self.inbox.push_command(vec![reading], changes).await {
-            Ok(stored) => stored.await.is_ok(),
-            Err(_) => false,
-        }
-    }
+    Ok((commands, Service { task, stop }))
 }
 
 /// A command on its way to a program.
@@ -480,7 +380,7 @@ impl Worker {
         let Some((allowed, program)) = entry.map(|(a, p)| (a.clone(), p.clone())) else {
             return;
         };
-        if let Some(late) = too_late(&order, &self.context) {
+        if let Some(late) = self.context.too_late(&order) {
             self.conclude(order, State::Expired, late, false);
             return;
         }
@@ -503,7 +403,7 @@ impl Worker {
             {
                 return Done::Ran(order, None);
             }
-            if let Some(late) = too_late(&order, &context) {
+            if let Some(late) = context.too_late(&order) {
                 return Done::TooLate(order, late);
             }
             let outcome = runner::run(&program, &args, &context.stop).await;
@@ -589,62 +489,5 @@ impl Worker {
             context.record(&device, &report, changes).await;
             Done::Recorded
         });
-    }
-}
-
-fn too_late(order: &Order, context: &Context) -> Option<String> {
-    let (_, expires_at) = order.life?;
-    expired(expires_at, context.now())
-}
-
-fn report_of(order: &Order, state: State) -> Report {
-    Report {
-        id: order.id.clone(),
-        name: order.name.clone(),
-        state,
-        exit_code: None,
-        duration_ms: None,
-        output: None,
-        reason: None,
-    }
-}
-
-fn result(order: &Order, outcome: Outcome, timeout: Duration) -> Report {
-    let (state, exit_code, reason) = match outcome.end {
-        End::Exited(status) => match (status.code(), status.signal()) {
-            (Some(0), _) => (State::Succeeded, Some(0), None),
-            (Some(code), _) => (State::Failed, Some(code), None),
-            (None, Some(signal)) => {
-                let reason = format!("it was ended by signal {signal}");
-                (State::Failed, None, Some(reason))
-            }
-            (None, None) => (State::Failed, None, Some(status.to_string())),
-        },
-        End::TimedOut => {
-            let reason = format!(
-                "it ran longer than {} ms and was ended",
-                timeout.as_millis()
-            );
-            (State::Failed, None, Some(reason))
-        }
-        End::Stopped => {
-            let reason = "it was ended because the agent was told to stop".to_owned();
-            (State::Failed, None, Some(reason))
-        }
-        End::NotStarted(error) => {
-            let reason = format!("it could not be started: {error}");
-            (State::Failed, None, Some(reason))
-        }
-        End::Unknown(error) => {
-            let reason = format!("the outcome is unknown: {error}");
-            (State::Failed, None, Some(reason))
-        }
-    };
-    Report {
-        exit_code,
-        duration_ms: u64::try_from(outcome.duration.as_millis()).ok(),
-        output: Some(outcome.output).filter(|o| !o.is_empty()),
-        reason,
-        ..report_of(order, state)
     }
 }

@@ -1,0 +1,75 @@
+//! The way to the service: from the connection, and from rules on the device.
+
+use std::collections::BTreeMap;
+
+use event::command::Report;
+use tokio::sync::{mpsc, oneshot};
+
+/// Requests that may wait for the service, which only decides: at most 4 MiB from the cloud.
+const REQUESTS_MAX: usize = 64;
+
+/// The agent is stopping, or too much waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the agent is stopping, or has too many commands at once")]
+pub struct Stopped;
+
+/// The way to the service.
+#[derive(Debug, Clone)]
+pub struct Commands {
+    requests: mpsc::Sender<Request>,
+}
+
+#[derive(Debug)]
+pub(super) enum Request {
+    /// The bytes of a command.
+    Remote(Vec<u8>),
+    Local {
+        name: String,
+        args: BTreeMap<String, String>,
+        reason: String,
+        reply: oneshot::Sender<Report>,
+    },
+}
+
+/// A way to the service, and its end.
+pub(super) fn channel() -> (Commands, mpsc::Receiver<Request>) {
+    let (requests, incoming) = mpsc::channel(REQUESTS_MAX);
+    (Commands { requests }, incoming)
+}
+
+impl Commands {
+    /// Runs a command that is given on the device itself, as by a rule: with the same allow-list,
+    /// budget, limits, records and reports as one from the cloud. `reason` says why, for people.
+    ///
+    /// Returns the last report; a command that is not allowed, or fails, is not an error here.
+    ///
+    /// **Errors**: the agent stops, or too much waits. Whether the command ran is in its reports.
+    pub async fn run_local(
+        &self,
+        name: &str,
+        args: BTreeMap<String, String>,
+        reason: &str,
+    ) -> Result<Report, Stopped> {
+        let (reply, result) = oneshot::channel();
+        let request = Request::Local {
+            name: name.to_owned(),
+            args,
+            reason: reason.to_owned(),
+            reply,
+        };
+        self.requests.send(request).await.map_err(|_| Stopped)?;
+        result.await.map_err(|_| Stopped)
+    }
+
+    /// A message came on the command topic. Never waits: the cloud sends again what is not answered.
+    pub(crate) fn deliver(&self, payload: &[u8]) {
+        if payload.len() > event::command::BYTES_MAX {
+            tracing::warn!(
+                bytes = payload.len(),
+                "a command is too long; it is ignored"
+            );
+        } else if let Err(error) = self.requests.try_send(Request::Remote(payload.to_vec())) {
+            tracing::warn!(%error, "a command was not taken; the cloud must send it again");
+        }
+    }
+}
