@@ -6,6 +6,7 @@ use anyhow::{Context as _, anyhow};
 use event::EventTime;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinError, JoinSet};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::buffer::{self, Buffer, BufferError, OpenError, Opened};
@@ -14,11 +15,15 @@ use crate::config::{Settings, Source, SourceKind};
 use crate::core::Core;
 use crate::inbox::{Inbox, News};
 use crate::keeper::{FULL_WAIT, Keeper, TO_LINK_MAX};
-use crate::sources::{Feed, Unreadable, file, host, stdin};
+use crate::sources::{Feed, Unreadable, exec, file, host, socket, stdin};
 use crate::uplink::link;
 
 /// The link's last words may take a little longer than they should.
 const LINK_END_MAX: Duration = Duration::from_secs(2);
+
+/// Sources that are told to stop have so long to hand on what they have gathered and to end what they
+/// have started. One that waits for room does not make it, and loses nothing by that.
+const SOURCES_END_MAX: Duration = Duration::from_secs(2);
 
 /// What became of the agent's work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,12 +99,19 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
     let mut failed: Vec<anyhow::Error> = Vec::new();
     let mut link_ended = false;
     let mut asked_to_finish = false;
+    let mut sources_end_by: Option<Instant> = None;
     let result = loop {
+        let sources_ended = sources.is_empty();
         tokio::select! {
             result = &mut kept => break result,
             () = shutdown.cancelled(), if !stop_sources.is_cancelled() => {
                 tracing::info!("stopping");
                 stop_sources.cancel();
+                sources_end_by = Some(Instant::now() + SOURCES_END_MAX);
+            }
+            // From then on nothing is taken.
+            () = end_of_sources(sources_ended, sources_end_by) => {
+                sources_end_by = None;
                 inbox.tell(News::Stop(settings.stop_grace));
             }
             ended = sources.join_next(), if !sources.is_empty() => {
@@ -149,6 +161,15 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
     match failed.into_iter().next() {
         Some(error) if done || panicked => Err(error),
         _ => Ok(Report { done }),
+    }
+}
+
+/// That all sources have ended, or had the time to; never, if they are not asked to.
+async fn end_of_sources(ended: bool, by: Option<Instant>) {
+    match by {
+        Some(_) if ended => {}
+        Some(by) => tokio::time::sleep_until(by).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -239,6 +260,14 @@ fn start_sources(
                     Ok(())
                 }));
             }
+            SourceKind::Socket(settings) => drop(tasks.spawn(async move {
+                socket::run(settings, feed, stop).await;
+                Ok(())
+            })),
+            SourceKind::Exec(settings) => drop(tasks.spawn(async move {
+                exec::run(settings, feed, stop).await;
+                Ok(())
+            })),
             SourceKind::File(settings) => {
                 let cursor = buffer
                     .cursor(&source.name)

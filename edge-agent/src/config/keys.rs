@@ -2,7 +2,7 @@
 
 use toml::{Table, Value};
 
-use super::ConfigError;
+use super::{ConfigError, inputs};
 
 const TOP: &[&str] = &[
     "agent",
@@ -85,6 +85,8 @@ pub(super) const FILE: &[&str] = &[
     "speed",
     "attributes",
 ];
+/// Kinds of sources.
+const KINDS: &[&str] = &["host", "stdin", "file", "socket", "exec"];
 /// Keys whose value is taken as it stands from the environment and from flags.
 const TEXTS: &[&str] = &[
     "agent", "server", "user", "password", "data_dir", "log", "clock",
@@ -106,8 +108,10 @@ pub(super) fn check(table: &Table, origin: &str) -> Result<(), ConfigError> {
                         Some("host") => HOST,
                         Some("stdin") => STDIN,
                         Some("file") => FILE,
+                        Some("socket") => inputs::SOCKET,
+                        Some("exec") => inputs::EXEC,
                         Some(other) => {
-                            let nearest = nearest(other, &["host", "stdin", "file"]);
+                            let nearest = nearest(other, KINDS);
                             let hint = nearest.map(|n| format!("; did you mean {n:?}?"));
                             return Err(ConfigError::value(
                                 format!("source[{i}].kind"),
@@ -117,7 +121,7 @@ pub(super) fn check(table: &Table, origin: &str) -> Result<(), ConfigError> {
                         None => {
                             return Err(ConfigError::value(
                                 format!("source[{i}].kind"),
-                                "is missing; set it to host, stdin or file",
+                                format!("is missing; set it to one of {}", KINDS.join(", ")),
                             ));
                         }
                     };

@@ -3,6 +3,7 @@
 //! What was typed is in `raw`; what it means is [`Settings`]. `agent.sample.toml` documents every
 //! option with its default, unit and an example, and a test keeps it complete.
 
+mod inputs;
 mod keys;
 mod raw;
 
@@ -17,7 +18,7 @@ pub(crate) use self::keys::nearest;
 use self::raw::Raw;
 use crate::clock::Quality;
 use crate::sources::file::{Format, Timestamps};
-use crate::sources::{Mapping, MappingError, TimeFormat, file, host, stdin};
+use crate::sources::{Mapping, MappingError, TimeFormat, exec, file, host, socket, stdin};
 use crate::uplink::{link, session};
 use crate::{buffer, inbox};
 
@@ -74,6 +75,10 @@ pub enum SourceKind {
     Stdin(stdin::Settings),
     /// A file that is replayed.
     File(file::Settings),
+    /// A socket for programs that push.
+    Socket(socket::Settings),
+    /// A program whose output is read.
+    Exec(exec::Settings),
 }
 
 /// Why a configuration cannot be used. `Display` names the key and, where there is one, the remedy.
@@ -418,6 +423,14 @@ fn source(item: &raw::Source, i: usize, raw: &Raw, agent: &AgentId) -> Result<So
                 .clone()
                 .unwrap_or_else(|| s.path.display().to_string());
             (name, &s.attributes, SourceKind::File(settings))
+        }
+        raw::Source::Socket(s) => {
+            let (name, settings) = inputs::socket(s, &key)?;
+            (name, &s.attributes, SourceKind::Socket(settings))
+        }
+        raw::Source::Exec(s) => {
+            let (name, settings) = inputs::exec(s, agent, &key)?;
+            (name, &s.attributes, SourceKind::Exec(settings))
         }
     };
     attributes.extend(own.clone());

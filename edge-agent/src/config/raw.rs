@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::inputs::{ExecSource, SocketSource};
 use crate::clock::Quality;
 use crate::sources::file::{Format, Timestamps};
 
@@ -118,6 +119,8 @@ pub enum Source {
     Host(HostSource),
     Stdin(StdinSource),
     File(FileSource),
+    Socket(SocketSource),
+    Exec(ExecSource),
 }
 
 /// `kind = "host"`.

@@ -202,6 +202,8 @@ fn the_sample_has_every_option() {
         ("host", keys::HOST),
         ("stdin", keys::STDIN),
         ("file", keys::FILE),
+        ("socket", inputs::SOCKET),
+        ("exec", inputs::EXEC),
     ] {
         let source = sources
             .iter()

@@ -5,18 +5,27 @@
 //! the same transaction, so that after any crash it resumes behind the last stored reading: each is
 //! taken exactly once.
 
+mod decode;
+pub mod exec;
 pub mod file;
 pub mod host;
 mod json;
+pub mod line_protocol;
+mod lines;
 mod mapping;
+pub mod socket;
+pub mod statsd;
 pub mod stdin;
+mod tags;
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use event::{DeviceId, MetricName, Value};
 
+pub use decode::Decoding;
 pub use mapping::{Mapping, MappingError, TimeFormat};
+pub use tags::TagRules;
 
 use crate::buffer::Cursor;
 use crate::config::{Source, SourceKind};
