@@ -358,3 +358,81 @@ pub(super) fn exec(
     };
     Ok((s.name.clone().unwrap_or(program.clone()), settings))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::SourceKind;
+    use super::super::tests::{check_error, load_text};
+    use crate::sources::Decoding;
+
+    #[test]
+    fn what_is_missing_or_wrong_is_named() {
+        for (text, error) in [
+            (
+                "kind = 'socket'",
+                "source[0].listen: is missing; set it to udp://",
+            ),
+            (
+                "kind = 'socket'\nlisten = 'udp://a'",
+                "source[0].listen: \"a\" is not like 127.0.0.1:8094",
+            ),
+            (
+                "kind = 'socket'\nlisten = 'udp://a:1'",
+                "source[0].format: is missing; set it to line, statsd or json",
+            ),
+            (
+                "kind = 'socket'\nlisten = 'udp://a:1'\nformat = 'line'\ndevcie_tag = 'x'",
+                "did you mean \"source[0].device_tag\"?",
+            ),
+            (
+                "kind = 'socket'\nlisten = 'udp://a:1'\nformat = 'line'\ntags = ['a b']",
+                "source[0].tags: attribute name \"a b\"",
+            ),
+            (
+                "kind = 'socket'\nlisten = 'udp://a:1'\nformat = 'statsd'\ninterval_ms = 1",
+                "source[0].interval_ms: 1 is out of range",
+            ),
+            (
+                "kind = 'socket'\nlisten = 'udp://a:1'\nformat = 'line'\nprecision = 'm'",
+                "unknown variant `m`",
+            ),
+            ("kind = 'exec'", "source[0].command: is missing"),
+            ("kind = 'exec'\ncommand = 'ls -l'", "expected a sequence"),
+            (
+                "kind = 'exec'\ncommand = ['x']",
+                "source[0].format: is missing; set it to json, line or value",
+            ),
+            (
+                "kind = 'exec'\ncommand = ['x']\nformat = 'value'",
+                "source[0].metric: is missing",
+            ),
+            (
+                "kind = 'exec'\ncommand = ['x']\nformat = 'value'\nmetric = 'a b'",
+                "source[0].metric: must be",
+            ),
+            (
+                "kind = 'exec'\ncommand = ['x']\nformat = 'json'\nenv = { 'a=b' = 'c' }",
+                "source[0].env: \"a=b\" is no name",
+            ),
+        ] {
+            check_error(&format!("[[source]]\n{text}"), error);
+        }
+    }
+
+    #[test]
+    fn names_and_devices_have_defaults() {
+        let text = "agent = 'gw'\n\
+            [[source]]\nkind = 'socket'\nlisten = 'udp://127.0.0.1:0'\nformat = 'line'\n\
+            [[source]]\nkind = 'exec'\ncommand = ['/bin/x', '-v']\nformat = 'value'\nmetric = 't'\n";
+        let settings = load_text(text, &[], &[]).unwrap();
+        let names: Vec<_> = settings.sources.iter().map(|s| s.name.as_str()).collect();
+        assert_eq!(names, ["udp://127.0.0.1:0", "/bin/x"]);
+        let SourceKind::Exec(exec) = &settings.sources[1].kind else {
+            panic!("{:?}", settings.sources[1]);
+        };
+        let Decoding::Value { device, metric } = &exec.decoding else {
+            panic!("{:?}", exec.decoding);
+        };
+        assert_eq!((device.as_str(), metric.as_str()), ("gw", "t"));
+    }
+}
