@@ -6,6 +6,7 @@ use anyhow::{Context as _, anyhow};
 use event::EventTime;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinError, JoinSet};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::buffer::{self, Buffer, BufferError, OpenError, Opened};
@@ -17,12 +18,16 @@ use crate::health::Health;
 use crate::inbox::{Inbox, News};
 use crate::keeper::{FULL_WAIT, Keeper, TO_LINK_MAX};
 use crate::service;
-use crate::sources::{Feed, Unreadable, file, host, own, stdin};
+use crate::sources::{Feed, Unreadable, exec, file, host, own, socket, stdin};
 use crate::status::Socket;
 use crate::uplink::link;
 
 /// The link's last words may take a little longer than they should.
 const LINK_END_MAX: Duration = Duration::from_secs(2);
+
+/// Sources that are told to stop have so long to hand on what they have gathered and to end what they
+/// have started. One that waits for room does not make it, and loses nothing by that.
+const SOURCES_END_MAX: Duration = Duration::from_secs(2);
 
 /// What became of the agent's work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,10 +126,13 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
     let mut failed: Vec<anyhow::Error> = Vec::new();
     let mut link_ended = false;
     let mut asked_to_finish = false;
-    // What the keeper is told once no command runs any more, so that their results are stored.
+    // What the keeper is told once no source and no command runs any more, so that their last readings and
+    // results are stored.
     let mut last_word: Option<News> = None;
     let mut commands_ended = false;
+    let mut sources_end_by: Option<Instant> = None;
     let result = loop {
+        let sources_ended = sources.is_empty();
         tokio::select! {
             result = &mut kept => break result,
             () = shutdown.cancelled(), if !stop_sources.is_cancelled() => {
@@ -132,6 +140,7 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
                 service::stopping();
                 stop_sources.cancel();
                 service.stop();
+                sources_end_by = Some(Instant::now() + SOURCES_END_MAX);
                 last_word = Some(News::Stop(settings.stop_grace));
             }
             ended = service.ended(), if !commands_ended => {
@@ -142,7 +151,8 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
                     inbox.tell(News::Stop(settings.stop_grace));
                 }
             }
-            () = std::future::ready(()), if commands_ended && last_word.is_some() => {
+            // From then on nothing is taken.
+            () = end_of_sources(sources_ended, sources_end_by), if commands_ended && last_word.is_some() => {
                 if let Some(news) = last_word.take() {
                     inbox.tell(news);
                 }
@@ -176,6 +186,7 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
                 asked_to_finish = true;
                 done = true;
                 service.stop();
+                sources_end_by = Some(Instant::now());
                 last_word = Some(News::Finish);
             }
         }
@@ -200,6 +211,15 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
     match failed.into_iter().next() {
         Some(error) if done || panicked => Err(error),
         _ => Ok(Report { done }),
+    }
+}
+
+/// That all sources have ended, or had the time to; never, if they are not asked to.
+async fn end_of_sources(ended: bool, by: Option<Instant>) {
+    match by {
+        Some(_) if ended => {}
+        Some(by) => tokio::time::sleep_until(by).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -322,6 +342,14 @@ fn start_sources(
                     Ok(())
                 }));
             }
+            SourceKind::Socket(settings) => drop(tasks.spawn(async move {
+                socket::run(settings, feed, stop).await;
+                Ok(())
+            })),
+            SourceKind::Exec(settings) => drop(tasks.spawn(async move {
+                exec::run(settings, feed, stop).await;
+                Ok(())
+            })),
             SourceKind::File(settings) => {
                 let cursor = buffer
                     .cursor(&source.name)

@@ -402,7 +402,7 @@ fn a_program_that_is_not_there_is_wrong_configuration() {
         "[[command]]\nname = 'x'\nprogram = '/nowhere/at/all'",
     )
     .unwrap();
-    for check in [&["--check"][..], &[]] {
+    for check in [&["check"][..], &[]] {
         let out = Process::new(env!("CARGO_BIN_EXE_tidewatch-agent"))
             .arg("--config")
             .arg(&path)

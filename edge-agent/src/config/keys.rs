@@ -2,7 +2,7 @@
 
 use toml::{Table, Value};
 
-use super::{ConfigError, command};
+use super::{ConfigError, command, inputs};
 
 const TOP: &[&str] = &[
     "agent",
@@ -96,6 +96,8 @@ pub(super) const FILE: &[&str] = &[
     "speed",
     "attributes",
 ];
+/// Kinds of sources.
+const KINDS: &[&str] = &["host", "agent", "stdin", "file", "socket", "exec"];
 /// Keys whose value is taken as it stands from the environment and from flags.
 const TEXTS: &[&str] = &[
     "agent", "server", "user", "password", "data_dir", "log", "clock",
@@ -118,8 +120,10 @@ pub(super) fn check(table: &Table, origin: &str) -> Result<(), ConfigError> {
                         Some("agent") => OWN,
                         Some("stdin") => STDIN,
                         Some("file") => FILE,
+                        Some("socket") => inputs::SOCKET,
+                        Some("exec") => inputs::EXEC,
                         Some(other) => {
-                            let nearest = nearest(other, &["host", "agent", "stdin", "file"]);
+                            let nearest = nearest(other, KINDS);
                             let hint = nearest.map(|n| format!("; did you mean {n:?}?"));
                             return Err(ConfigError::value(
                                 format!("source[{i}].kind"),
@@ -129,7 +133,7 @@ pub(super) fn check(table: &Table, origin: &str) -> Result<(), ConfigError> {
                         None => {
                             return Err(ConfigError::value(
                                 format!("source[{i}].kind"),
-                                "is missing; set it to host, agent, stdin or file",
+                                format!("is missing; set it to one of {}", KINDS.join(", ")),
                             ));
                         }
                     };

@@ -4,6 +4,7 @@
 //! option with its default, unit and an example, and a test keeps it complete.
 
 mod command;
+mod inputs;
 mod keys;
 mod raw;
 
@@ -18,7 +19,9 @@ pub(crate) use self::keys::nearest;
 use self::raw::Raw;
 use crate::clock::Quality;
 use crate::sources::file::{Format, Timestamps};
-use crate::sources::{Mapping, MappingError, TimeFormat, change, file, host, own, stdin};
+use crate::sources::{
+    Mapping, MappingError, TimeFormat, change, exec, file, host, own, socket, stdin,
+};
 use crate::uplink::{link, session};
 use crate::{buffer, commands, inbox};
 
@@ -81,6 +84,10 @@ pub enum SourceKind {
     Stdin(stdin::Settings),
     /// A file that is replayed.
     File(file::Settings),
+    /// A socket for programs that push.
+    Socket(socket::Settings),
+    /// A program whose output is read.
+    Exec(exec::Settings),
 }
 
 /// Why a configuration cannot be used. `Display` names the key and, where there is one, the remedy.
@@ -442,6 +449,14 @@ fn source(item: &raw::Entry, i: usize, raw: &Raw, agent: &AgentId) -> Result<Sou
                 .clone()
                 .unwrap_or_else(|| s.path.display().to_string());
             (name, &s.attributes, SourceKind::File(settings))
+        }
+        raw::Source::Socket(s) => {
+            let (name, settings) = inputs::socket(s, &key)?;
+            (name, &s.attributes, SourceKind::Socket(settings))
+        }
+        raw::Source::Exec(s) => {
+            let (name, settings) = inputs::exec(s, agent, &key)?;
+            (name, &s.attributes, SourceKind::Exec(settings))
         }
     };
     attributes.extend(own.clone());

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::command::Command;
+use super::inputs::{ExecSource, SocketSource};
 use crate::clock::Quality;
 use crate::sources::file::{Format, Timestamps};
 
@@ -142,6 +143,8 @@ pub enum Source {
     Own(OwnSource),
     Stdin(StdinSource),
     File(FileSource),
+    Socket(SocketSource),
+    Exec(ExecSource),
 }
 
 /// `kind = "host"`.

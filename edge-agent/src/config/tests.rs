@@ -237,6 +237,8 @@ fn the_sample_has_every_option() {
         ("agent", keys::OWN),
         ("stdin", keys::STDIN),
         ("file", keys::FILE),
+        ("socket", inputs::SOCKET),
+        ("exec", inputs::EXEC),
     ] {
         let source = sources
             .iter()

@@ -6,19 +6,28 @@
 //! taken exactly once.
 
 pub mod change;
+mod decode;
+pub mod exec;
 pub mod file;
 pub mod host;
 mod json;
+pub mod line_protocol;
+mod lines;
 mod mapping;
 pub mod own;
+pub mod socket;
+pub mod statsd;
 pub mod stdin;
+mod tags;
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use event::{DeviceId, MetricName, Value};
 
+pub use decode::Decoding;
 pub use mapping::{Mapping, MappingError, TimeFormat};
+pub use tags::TagRules;
 
 use crate::buffer::Cursor;
 use crate::config::{Source, SourceKind};
