@@ -105,7 +105,7 @@ impl Core {
 
     /// The connection stands.
     pub fn connected(&mut self) {
-        self.session.connected();
+        self.session.connected(self.buffer.end());
     }
 
     /// The connection is gone.

@@ -37,6 +37,7 @@ mod store;
 mod tables;
 
 pub use error::{BufferError, OpenError};
+pub use index::Position;
 pub(crate) use open::suspect;
 pub use open::{FILE_NAME, Opened, open, open_backend};
 pub use store::{Announcement, Buffer, Cursor, Settings};
