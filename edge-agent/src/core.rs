@@ -260,6 +260,9 @@ impl Core {
     }
 }
 
+#[cfg(test)]
+mod tests;
+
 /// Why an ack changed nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum AckError {

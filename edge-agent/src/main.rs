@@ -21,7 +21,7 @@ struct Args {
     /// Configuration file (TOML); agent.sample.toml documents every option
     #[arg(long, short, value_name = "FILE", env = "TIDEWATCH_AGENT_CONFIG")]
     config: Option<PathBuf>,
-    /// The cloud's MQTT endpoint, as mqtt://host:1883
+    /// The cloud's MQTT endpoint, as mqtts://host:8883 or mqtt://host:1883
     #[arg(long, value_name = "URL")]
     server: Option<String>,
     /// The agent's id
@@ -39,7 +39,8 @@ struct Args {
     /// Any other option, as --set buffer.bytes_max=100000000 (may be given many times)
     #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
     set: Vec<(String, String)>,
-    /// Check the configuration and that the files to replay have the columns it names, and exit
+    /// Check the configuration, certificates and password file, and that the files to replay have the
+    /// columns it names, and exit
     #[arg(long)]
     check: bool,
 }
@@ -60,6 +61,10 @@ fn main() -> ExitCode {
     };
     if args.check {
         if let Err(error) = edge_agent::sources::check(&settings.sources) {
+            say(&format!("tidewatch-agent: {error}"));
+            return ExitCode::from(2);
+        }
+        if let Err(error) = settings.link.check() {
             say(&format!("tidewatch-agent: {error}"));
             return ExitCode::from(2);
         }
