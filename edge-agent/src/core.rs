@@ -110,7 +110,7 @@ impl Core {
 
     /// The connection stands.
     pub fn connected(&mut self) {
-        self.session.connected();
+        self.session.connected(self.buffer.end());
     }
 
     /// The connection is gone.
@@ -264,6 +264,9 @@ impl Core {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;
 
 /// Why an ack changed nothing.
 #[derive(Debug, thiserror::Error)]

@@ -29,7 +29,7 @@ struct Args {
         global = true
     )]
     config: Option<PathBuf>,
-    /// The cloud's MQTT endpoint, as mqtt://host:1883
+    /// The cloud's MQTT endpoint, as mqtts://host:8883 or mqtt://host:1883
     #[arg(long, value_name = "URL", global = true)]
     server: Option<String>,
     /// The agent's id
@@ -52,7 +52,8 @@ struct Args {
 /// Without a command the agent runs.
 #[derive(Debug, Clone, Copy, clap::Subcommand)]
 enum Subcommand {
-    /// Check the configuration and that the files to replay have the columns it names
+    /// Check the configuration, certificates and password file, and that the files to replay have the columns
+    /// it names
     Check,
     /// Ask the agent that runs on the data directory how it is
     Status {
@@ -104,6 +105,10 @@ fn main() -> ExitCode {
 
 fn check(settings: &edge_agent::Settings) -> ExitCode {
     if let Err(error) = edge_agent::sources::check(&settings.sources) {
+        say(&format!("tidewatch-agent: {error}"));
+        return ExitCode::from(2);
+    }
+    if let Err(error) = settings.link.check() {
         say(&format!("tidewatch-agent: {error}"));
         return ExitCode::from(2);
     }

@@ -233,7 +233,7 @@ fn run(seed: u64, lives: u64) -> u64 {
         );
         let mut found: Vec<((Incarnation, u64), Sample)> = Vec::new();
         let mut taken = Vec::new();
-        while let Some(range) = buffer.next(&taken, 1000) {
+        while let Some(range) = buffer.next_before(buffer.end(), &taken, 1000) {
             let (got, samples) = buffer.take(range).unwrap().unwrap();
             found.extend((got.first..).map(|n| (got.incarnation, n)).zip(samples));
             taken.push(got);

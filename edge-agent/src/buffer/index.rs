@@ -14,6 +14,15 @@ pub(crate) struct ChunkKey {
     pub first: u64,
 }
 
+/// A place in the order of storing: before the event with this number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Position {
+    /// Incarnation of the event.
+    pub incarnation: Incarnation,
+    /// Its number.
+    pub seq: u64,
+}
+
 /// What is known of a chunk without reading it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ChunkMeta {
@@ -128,44 +137,84 @@ impl Index {
             .map(|(time, _)| *time)
     }
 
-    /// The next run of held events to send, oldest first: at most `events_max` consecutive numbers
-    /// of one incarnation, none of them in `excluding`.
-    pub fn next(&self, excluding: &[SeqRange], events_max: u64) -> Option<SeqRange> {
-        for (&inc, life) in &self.lives {
-            let taken: Vec<&SeqRange> = excluding.iter().filter(|r| r.incarnation == inc).collect();
-            let free_from = |mut seq: u64| {
-                while let Some(r) = taken.iter().find(|r| r.first <= seq && seq <= r.last) {
-                    seq = r.last.checked_add(1)?;
-                }
-                Some(seq)
+    /// The next run of held events to send, oldest first, of what was stored before `end` (all of the
+    /// other incarnations, and the numbers below it of its own): at most `events_max` consecutive
+    /// numbers of one incarnation, none of them in `excluding`.
+    pub fn next_before(
+        &self,
+        end: Position,
+        excluding: &[SeqRange],
+        events_max: u64,
+    ) -> Option<SeqRange> {
+        self.lives.iter().find_map(|(&inc, life)| {
+            let end = if inc == end.incarnation {
+                end.seq
+            } else {
+                u64::MAX
             };
-            let mut chunks = life
-                .iter()
-                .map(|(&first, m)| (first, first + u64::from(m.count) - 1));
-            let Some((start, mut end)) = chunks.by_ref().find_map(|(first, last)| {
-                free_from(first)
-                    .filter(|&seq| seq <= last)
-                    .map(|seq| (seq, last))
-            }) else {
-                continue;
-            };
-            let most = start.saturating_add(events_max.max(1) - 1);
-            for (first, last) in chunks {
-                if first != end + 1 || end >= most {
-                    break;
-                }
-                end = last;
-            }
-            let before_next = taken.iter().map(|r| r.first).filter(|&f| f > start).min();
-            let end = end.min(most).min(before_next.map_or(u64::MAX, |f| f - 1));
-            return Some(SeqRange {
-                incarnation: inc,
-                first: start,
-                last: end,
+            let chunks = life.range(..end).map(|(&first, m)| {
+                let last = first + u64::from(m.count) - 1;
+                (first, last.min(end - 1))
             });
-        }
-        None
+            first_run(inc, chunks, excluding, events_max)
+        })
     }
+
+    /// The same of what was stored from `start` on.
+    pub fn next_since(
+        &self,
+        start: Position,
+        excluding: &[SeqRange],
+        events_max: u64,
+    ) -> Option<SeqRange> {
+        let inc = start.incarnation;
+        let all = SeqRange {
+            incarnation: inc,
+            first: start.seq,
+            last: u64::MAX,
+        };
+        let chunks = self
+            .overlapping(all)
+            .map(|(key, meta)| (key.first.max(start.seq), key.last(&meta)));
+        first_run(inc, chunks, excluding, events_max)
+    }
+}
+
+/// The first run in `chunks` (first and last numbers, in order) that is not in `excluding`.
+fn first_run(
+    incarnation: Incarnation,
+    mut chunks: impl Iterator<Item = (u64, u64)>,
+    excluding: &[SeqRange],
+    events_max: u64,
+) -> Option<SeqRange> {
+    let taken: Vec<&SeqRange> = excluding
+        .iter()
+        .filter(|r| r.incarnation == incarnation)
+        .collect();
+    let free_from = |mut seq: u64| {
+        while let Some(r) = taken.iter().find(|r| r.first <= seq && seq <= r.last) {
+            seq = r.last.checked_add(1)?;
+        }
+        Some(seq)
+    };
+    let (start, mut end) = chunks.by_ref().find_map(|(first, last)| {
+        free_from(first)
+            .filter(|&seq| seq <= last)
+            .map(|seq| (seq, last))
+    })?;
+    let most = start.saturating_add(events_max.max(1) - 1);
+    for (first, last) in chunks {
+        if first != end + 1 || end >= most {
+            break;
+        }
+        end = last;
+    }
+    let before_next = taken.iter().map(|r| r.first).filter(|&f| f > start).min();
+    Some(SeqRange {
+        incarnation,
+        first: start,
+        last: end.min(most).min(before_next.map_or(u64::MAX, |f| f - 1)),
+    })
 }
 
 #[cfg(test)]
@@ -203,7 +252,12 @@ mod tests {
 
     #[track_caller]
     fn check(excluding: &[SeqRange], max: u64, expected: Option<SeqRange>) {
-        assert_eq!(index().next(excluding, max), expected);
+        let end = at(B, 4);
+        assert_eq!(index().next_before(end, excluding, max), expected);
+    }
+
+    fn at(incarnation: Incarnation, seq: u64) -> Position {
+        Position { incarnation, seq }
     }
 
     #[test]
@@ -227,9 +281,47 @@ mod tests {
     }
 
     #[test]
+    fn next_before_and_next_since_share_everything_between_them() {
+        let index = index();
+        for (place, before, since) in [
+            // In the middle of a chunk; what follows in other incarnations is before it, too.
+            (
+                at(A, 15),
+                [(A, 5, 14), (B, 1, 3)].as_slice(),
+                [(A, 15, 19), (A, 30, 30)].as_slice(),
+            ),
+            (at(A, 5), &[(B, 1, 3)], &[(A, 5, 19), (A, 30, 30)]),
+            (at(A, 25), &[(A, 5, 19), (B, 1, 3)], &[(A, 30, 30)]),
+            (at(B, 1), &[(A, 5, 19), (A, 30, 30)], &[(B, 1, 3)]),
+            (at(B, 4), &[(A, 5, 19), (A, 30, 30), (B, 1, 3)], &[]),
+            // A life that holds nothing yet.
+            (
+                at(Incarnation { no: 3, rand: 0 }, 1),
+                &[(A, 5, 19), (A, 30, 30), (B, 1, 3)],
+                &[],
+            ),
+        ] {
+            let all = |next: &dyn Fn(&[SeqRange]) -> Option<SeqRange>| {
+                let mut found: Vec<SeqRange> = Vec::new();
+                while let Some(run) = next(&found) {
+                    found.push(run);
+                }
+                found
+            };
+            let ranges = |list: &[(Incarnation, u64, u64)]| -> Vec<SeqRange> {
+                list.iter().map(|&(i, f, l)| range(i, f, l)).collect()
+            };
+            let got = all(&|taken| index.next_before(place, taken, 1000));
+            assert_eq!(got, ranges(before), "before {place:?}");
+            let got = all(&|taken| index.next_since(place, taken, 1000));
+            assert_eq!(got, ranges(since), "since {place:?}");
+        }
+    }
+
+    #[test]
     fn min_time_leaves_out_what_is_named_only() {
         let mut index = index();
-        let at = |index: &Index, first| {
+        let chunk_at = |index: &Index, first| {
             let key = ChunkKey { inc: A, first };
             index
                 .overlapping(range(A, first, first))
@@ -237,8 +329,8 @@ mod tests {
                 .unwrap()
         };
         assert_eq!(index.min_time_without(&[]), Some(EventTime(50)));
-        let ten = at(&index, 10);
-        let thirty = at(&index, 30);
+        let ten = chunk_at(&index, 10);
+        let thirty = chunk_at(&index, 30);
         assert_eq!(index.min_time_without(&[ten]), Some(EventTime(50)));
         assert_eq!(index.min_time_without(&[ten, thirty]), Some(EventTime(100)));
         index.remove(ten.0);

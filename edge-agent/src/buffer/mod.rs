@@ -41,6 +41,7 @@ mod tables;
 
 pub use commands::{CommandChanges, Marks, SavedCommands};
 pub use error::{BufferError, OpenError};
+pub use index::Position;
 pub(crate) use open::suspect;
 pub use open::{FILE_NAME, Opened, open, open_backend};
 pub use store::{Announcement, Buffer, Cursor, Settings};

@@ -55,7 +55,7 @@ fn check(buffer: &mut Buffer, model: &Model, seed: u64) {
     // Everything held, read run by run, is exactly what the model holds.
     let mut taken: Vec<SeqRange> = Vec::new();
     let mut read = Vec::new();
-    while let Some(range) = buffer.next(&taken, 70) {
+    while let Some(range) = buffer.next_before(buffer.end(), &taken, 70) {
         let (got, samples) = buffer.take(range).unwrap().unwrap_or_else(|| {
             panic!("seed {seed}: {range:?} is offered but not held");
         });
@@ -258,7 +258,10 @@ fn overflow_drops_the_oldest_and_says_so_in_one_growing_gap() {
     assert_eq!(gap.from, 1);
     assert_eq!(gap.to, buffer.dropped());
     assert_eq!(buffer.held().events + buffer.dropped(), 1000);
-    assert_eq!(buffer.next(&[], 1).unwrap().first, gap.to + 1);
+    assert_eq!(
+        buffer.next_before(buffer.end(), &[], 1).unwrap().first,
+        gap.to + 1
+    );
     // Told while it grew: only the rest remains.
     let samples: Vec<Sample> = (0..200).map(|j| sample(&mut rng, 5000 + j)).collect();
     buffer.append(&samples, &[], true, now).unwrap();

@@ -10,7 +10,7 @@ use redb::{Database, ReadableDatabase};
 
 use super::BufferError;
 use super::chunk;
-use super::index::{ChunkKey, ChunkMeta, Index};
+use super::index::{ChunkKey, ChunkMeta, Index, Position};
 use super::tables::{Ancestor, CHUNKS, CURSORS, Changes, Row, State};
 
 /// Limits of the buffer.
@@ -247,10 +247,34 @@ impl Buffer {
         self.lineage.get(&incarnation).map(|a| a.last_seq)
     }
 
-    /// The next run of held events to send, oldest first: at most `events_max` consecutive numbers
-    /// of one incarnation, none of them in `excluding`. None if there is nothing.
-    pub fn next(&self, excluding: &[SeqRange], events_max: u64) -> Option<SeqRange> {
-        self.index.next(excluding, events_max)
+    /// Where the next event will be stored.
+    pub fn end(&self) -> Position {
+        Position {
+            incarnation: self.incarnation(),
+            seq: self.next_seq(),
+        }
+    }
+
+    /// The next run of held events to send, oldest first, of what was stored before `end`: at most
+    /// `events_max` consecutive numbers of one incarnation, none of them in `excluding`. None if there
+    /// is nothing.
+    pub fn next_before(
+        &self,
+        end: Position,
+        excluding: &[SeqRange],
+        events_max: u64,
+    ) -> Option<SeqRange> {
+        self.index.next_before(end, excluding, events_max)
+    }
+
+    /// The same of what was stored from `start` on.
+    pub fn next_since(
+        &self,
+        start: Position,
+        excluding: &[SeqRange],
+        events_max: u64,
+    ) -> Option<SeqRange> {
+        self.index.next_since(start, excluding, events_max)
     }
 
     /// Reads the longest run of held events that starts at the first held number of `range` and

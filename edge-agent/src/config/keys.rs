@@ -2,13 +2,14 @@
 
 use toml::{Table, Value};
 
-use super::{ConfigError, command, inputs};
+use super::{ConfigError, command, inputs, tls};
 
 const TOP: &[&str] = &[
     "agent",
     "server",
     "user",
     "password",
+    "password_file",
     "data_dir",
     "log",
     "exit_when_done",
@@ -16,6 +17,7 @@ const TOP: &[&str] = &[
     "attributes",
     "buffer",
     "uplink",
+    "tls",
     "source",
     "command",
 ];
@@ -40,6 +42,7 @@ const UPLINK: &[&str] = &[
     "silence_max_ms",
     "reconnect_min_ms",
     "reconnect_max_ms",
+    "connect_timeout_ms",
     "keep_alive_s",
     "stop_grace_ms",
 ];
@@ -100,7 +103,14 @@ pub(super) const FILE: &[&str] = &[
 const KINDS: &[&str] = &["host", "agent", "stdin", "file", "socket", "exec"];
 /// Keys whose value is taken as it stands from the environment and from flags.
 const TEXTS: &[&str] = &[
-    "agent", "server", "user", "password", "data_dir", "log", "clock",
+    "agent",
+    "server",
+    "user",
+    "password",
+    "password_file",
+    "data_dir",
+    "log",
+    "clock",
 ];
 
 /// Checks every key of a file.
@@ -110,6 +120,7 @@ pub(super) fn check(table: &Table, origin: &str) -> Result<(), ConfigError> {
         match (key.as_str(), value) {
             ("buffer", Value::Table(t)) => all(t, "buffer.", BUFFER, origin)?,
             ("uplink", Value::Table(t)) => all(t, "uplink.", UPLINK, origin)?,
+            ("tls", Value::Table(t)) => all(t, "tls.", tls::KEYS, origin)?,
             ("source", Value::Array(sources)) => {
                 for (i, source) in sources.iter().enumerate() {
                     let Value::Table(source) = source else {
@@ -166,11 +177,17 @@ pub(super) fn known(key: &str, origin: &str) -> Result<Known, ConfigError> {
         "" => one(name, "", TOP, origin)?,
         "buffer" => one(name, "buffer.", BUFFER, origin)?,
         "uplink" => one(name, "uplink.", UPLINK, origin)?,
+        "tls" => one(name, "tls.", tls::KEYS, origin)?,
         "attributes" => return Ok(Known { is_text: true }),
-        other => one(other, "", &["buffer", "uplink", "attributes"], origin)?,
+        other => one(
+            other,
+            "",
+            &["buffer", "uplink", "tls", "attributes"],
+            origin,
+        )?,
     }
     Ok(Known {
-        is_text: TEXTS.contains(&key),
+        is_text: TEXTS.contains(&key) || tls::TEXTS.contains(&key),
     })
 }
 
@@ -207,8 +224,11 @@ pub(super) fn every_key() -> Vec<String> {
         keys.iter().map(move |k| format!("{prefix}{k}"))
     };
     plain("", TOP)
-        .filter(|k| !["buffer", "uplink", "source", "command", "attributes"].contains(&k.as_str()))
+        .filter(|k| {
+            !["buffer", "uplink", "tls", "source", "command", "attributes"].contains(&k.as_str())
+        })
         .chain(plain("buffer.", BUFFER))
         .chain(plain("uplink.", UPLINK))
+        .chain(plain("tls.", tls::KEYS))
         .collect()
 }

@@ -7,6 +7,7 @@ mod command;
 mod inputs;
 mod keys;
 mod raw;
+mod tls;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -106,7 +107,7 @@ pub enum ConfigError {
     Syntax {
         /// The file.
         path: PathBuf,
-        /// The parser's text, with line and column.
+        /// Line, column, and the parser's text.
         message: String,
     },
     /// A key that nobody knows.
@@ -157,7 +158,7 @@ pub fn load(
             .parse()
             .map_err(|e: toml::de::Error| ConfigError::Syntax {
                 path: path.to_owned(),
-                message: e.to_string(),
+                message: syntax(&text, &e),
             })?;
         keys::check(&table, &path.display().to_string())?;
     }
@@ -183,10 +184,27 @@ pub fn load(
     for (key, value) in flags {
         set(&mut table, key, value, "flag")?;
     }
+    // The reader's error would show the value.
+    if table.get("password").is_some_and(|v| !v.is_str()) {
+        return Err(ConfigError::value("password", "must be a text in quotes"));
+    }
     let raw: Raw = Value::Table(table)
         .try_into()
         .map_err(|e: toml::de::Error| ConfigError::value("configuration", e.message()))?;
     settings(raw)
+}
+
+/// What is wrong with a file, and where. The line itself is not shown: a secret may stand in it.
+fn syntax(text: &str, error: &toml::de::Error) -> String {
+    let place = error
+        .span()
+        .and_then(|s| text.get(..s.start))
+        .map(|before| {
+            let line = before.matches('\n').count() + 1;
+            let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
+            format!("line {line}, column {column}: ")
+        });
+    format!("{}{}", place.unwrap_or_default(), error.message())
 }
 
 /// Puts one value in its place. Texts stay texts; everything else is read as TOML.
@@ -227,7 +245,9 @@ fn settings(raw: Raw) -> Result<Settings, ConfigError> {
         Some(name) => AgentId::new(name).map_err(|e| ConfigError::value("agent", e))?,
         None => host_agent()?,
     };
-    let (host, port) = server(&raw.server)?;
+    let server = tls::address(&raw.server)?;
+    let tls = tls::settings(&raw.tls, &server)?;
+    let password = tls::password(&raw)?;
     let b = &raw.buffer;
     let u = &raw.uplink;
     at_least("buffer.bytes_max", b.bytes_max, 64 << 10)?;
@@ -253,6 +273,7 @@ fn settings(raw: Raw) -> Result<Settings, ConfigError> {
         ("uplink.refused_retry_ms", u.refused_retry_ms),
         ("uplink.silence_max_ms", u.silence_max_ms),
         ("uplink.reconnect_min_ms", u.reconnect_min_ms),
+        ("uplink.connect_timeout_ms", u.connect_timeout_ms),
     ] {
         at_least(key, ms, 1)?;
     }
@@ -290,10 +311,12 @@ fn settings(raw: Raw) -> Result<Settings, ConfigError> {
         },
         batch_bytes_max: u.batch_bytes_max,
         link: link::Settings {
-            host,
-            port,
+            host: server.host,
+            port: server.port,
+            tls,
             user: raw.user,
-            password: raw.password,
+            password,
+            connect_timeout: ms(u.connect_timeout_ms),
             reconnect_min: ms(u.reconnect_min_ms),
             reconnect_max: ms(u.reconnect_max_ms),
             keep_alive: Duration::from_secs(u.keep_alive_s),
@@ -338,30 +361,6 @@ fn host_agent() -> Result<AgentId, ConfigError> {
             format!("not set, and the host name does not serve: {e}"),
         )
     })
-}
-
-fn server(text: &str) -> Result<(String, u16), ConfigError> {
-    let error = |message: &str| Err(ConfigError::value("server", message));
-    let rest = match text.split_once("://") {
-        Some(("mqtt" | "tcp", rest)) => rest,
-        Some(("mqtts" | "ssl" | "tls", _)) => {
-            return error("TLS is not built into this version; use mqtt:// on a trusted network");
-        }
-        Some((scheme, _)) => return error(&format!("unknown scheme {scheme:?}; use mqtt://")),
-        None => text,
-    };
-    let rest = rest.trim_end_matches('/');
-    if rest.is_empty() || rest.contains(['/', '@', ' ']) {
-        return error("must look like mqtt://host:1883 (user and password are keys of their own)");
-    }
-    let (host, port) = match rest.rsplit_once(':') {
-        Some((host, port)) if !port.contains(']') => match port.parse() {
-            Ok(port) if port != 0 => (host, port),
-            _ => return error(&format!("{port:?} is not a port")),
-        },
-        _ => (rest, 1883),
-    };
-    Ok((host.to_owned(), port))
 }
 
 fn sources(raw: &Raw, agent: &AgentId) -> Result<Vec<Source>, ConfigError> {

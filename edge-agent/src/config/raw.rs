@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::command::Command;
 use super::inputs::{ExecSource, SocketSource};
+use super::tls::Tls;
 use crate::clock::Quality;
 use crate::sources::file::{Format, Timestamps};
 
@@ -18,6 +19,7 @@ pub struct Raw {
     pub server: String,
     pub user: Option<String>,
     pub password: Option<String>,
+    pub password_file: Option<PathBuf>,
     pub data_dir: PathBuf,
     pub log: String,
     pub exit_when_done: bool,
@@ -25,6 +27,7 @@ pub struct Raw {
     pub attributes: BTreeMap<String, String>,
     pub buffer: Buffer,
     pub uplink: Uplink,
+    pub tls: Tls,
     pub source: Vec<Entry>,
     pub command: Vec<Command>,
 }
@@ -36,6 +39,7 @@ impl Default for Raw {
             server: "mqtt://127.0.0.1:1883".to_owned(),
             user: None,
             password: None,
+            password_file: None,
             data_dir: "tidewatch-agent-data".into(),
             log: "info".to_owned(),
             exit_when_done: false,
@@ -43,6 +47,7 @@ impl Default for Raw {
             attributes: BTreeMap::new(),
             buffer: Buffer::default(),
             uplink: Uplink::default(),
+            tls: Tls::default(),
             source: Vec::new(),
             command: Vec::new(),
         }
@@ -91,6 +96,7 @@ pub struct Uplink {
     pub silence_max_ms: u64,
     pub reconnect_min_ms: u64,
     pub reconnect_max_ms: u64,
+    pub connect_timeout_ms: u64,
     pub keep_alive_s: u64,
     pub stop_grace_ms: u64,
 }
@@ -109,6 +115,7 @@ impl Default for Uplink {
             silence_max_ms: 90_000,
             reconnect_min_ms: 1000,
             reconnect_max_ms: 300_000,
+            connect_timeout_ms: 20_000,
             keep_alive_s: 30,
             stop_grace_ms: 5000,
         }

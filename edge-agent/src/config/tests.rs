@@ -1,4 +1,5 @@
 use super::*;
+use crate::uplink::secret::{Password, Secret};
 
 pub(super) fn load_text(
     text: &str,
@@ -63,8 +64,21 @@ fn bad_values_name_their_key() {
         "agent: agent id \"a b\" has the character ' ' at byte 1",
     );
     check_error(
-        "server = 'mqtts://h:8883'",
-        "server: TLS is not built into this version",
+        "[tls]\nca = 'x'",
+        "tls: is set, but server begins with mqtt://",
+    );
+    let tls = "server = 'mqtts://h'\n[tls]\n";
+    check_error(&format!("{tls}cert = 'x'"), "tls.key: set it beside");
+    check_error(&format!("{tls}key = 'x'"), "tls.cert: set it beside");
+    check_error(&format!("{tls}alpn = ['']"), "tls.alpn: \"\" must have");
+    check_error(&format!("{tls}server_name = 'a b'"), "tls.server_name: ");
+    check_error(
+        &format!("{tls}sever_name = 'x'"),
+        "did you mean \"tls.server_name\"?",
+    );
+    check_error(
+        "password = 'a'\npassword_file = 'b'",
+        "password_file: password is set, too",
     );
     check_error("server = 'http://h'", "server: unknown scheme \"http\"");
     check_error(
@@ -140,7 +154,7 @@ fn flags_win_over_the_environment_and_that_over_the_file() {
     assert_eq!(settings.buffer.bytes_max, 200_000);
     assert_eq!(settings.inbox.replay_backlog_max, 100_000);
     assert_eq!(settings.inbox.commit_events, 5);
-    assert_eq!(settings.link.password.as_deref(), Some("1234"));
+    assert_eq!(settings.link.password, Password::Text(Secret::new("1234")));
     assert_eq!(
         (settings.link.host.as_str(), settings.link.port),
         ("h2", 1884)
@@ -150,18 +164,75 @@ fn flags_win_over_the_environment_and_that_over_the_file() {
 
 #[test]
 fn servers_are_read_with_and_without_scheme_and_port() {
-    for (text, expected) in [
-        ("h", ("h", 1883)),
-        ("mqtt://h", ("h", 1883)),
-        ("mqtt://h:1/", ("h", 1)),
-        ("[::1]:1884", ("[::1]", 1884)),
-        ("[::1]", ("[::1]", 1883)),
+    for (text, host, port, tls) in [
+        ("h", "h", 1883, false),
+        ("mqtt://h", "h", 1883, false),
+        ("mqtt://h:1/", "h", 1, false),
+        ("mqtts://h", "h", 8883, true),
+        ("mqtts://h:1", "h", 1, true),
+        ("[::1]:1884", "[::1]", 1884, false),
+        ("[::1]", "[::1]", 1883, false),
     ] {
+        let host = host.to_owned();
         assert_eq!(
-            server(text).unwrap(),
-            (expected.0.to_owned(), expected.1),
+            tls::address(text).unwrap(),
+            tls::Address { host, port, tls },
             "{text}"
         );
+    }
+}
+
+#[test]
+fn tls_settings_come_from_file_environment_and_flags() {
+    let text = "server = 'mqtts://[::1]'\n[tls]\nca = 'ca.pem'\nalpn = ['mqtt']";
+    let env = [
+        ("TIDEWATCH_AGENT_TLS__CERT", "c.pem"),
+        ("TIDEWATCH_AGENT_PASSWORD_FILE", "/run/p"),
+    ];
+    let flags = [("tls.key", "1234"), ("tls.server_name", "broker")];
+    let link = load_text(text, &env, &flags).unwrap().link;
+    let tls = link.tls.unwrap();
+    assert_eq!(tls.ca.as_deref(), Some(Path::new("ca.pem")));
+    let identity = tls.identity.unwrap();
+    assert_eq!(identity.cert, Path::new("c.pem"));
+    assert_eq!(identity.key, Path::new("1234"));
+    assert_eq!(tls.server_name.as_deref(), Some("broker"));
+    assert_eq!(tls.alpn, ["mqtt"]);
+    assert_eq!(link.password, Password::File("/run/p".into()));
+}
+
+#[test]
+fn no_error_shows_a_secret() {
+    for text in [
+        "password = 918273",
+        "password = \"918273",
+        "password = ['918273']",
+        "password = '918273'\nagent = 'a b'",
+        "password = '918273'\npassword_file = 'x'",
+    ] {
+        let error = load_text(text, &[], &[]).unwrap_err();
+        assert!(!error.contains("918273"), "{error}");
+    }
+    let settings = load_text("password = '918273'", &[], &[]).unwrap();
+    assert!(!format!("{settings:?}").contains("918273"));
+    check_error("agent = 'a'\n  b = = 1", "agent.toml: line 2, column ");
+}
+
+#[test]
+fn a_password_in_the_clear_is_warned_of() {
+    for (server, warned) in [
+        ("mqtt://plant.example", true),
+        ("mqtt://192.0.2.1:1883", true),
+        ("mqtts://plant.example", false),
+        ("mqtt://localhost", false),
+        ("mqtt://127.0.0.1", false),
+        ("mqtt://[::1]:1883", false),
+    ] {
+        let warning = |text: &str| load_text(text, &[], &[]).unwrap().link.warnings();
+        let secret = format!("server = '{server}'\npassword = 'abc'");
+        assert_eq!(warning(&secret).is_some(), warned, "{server}");
+        let without = format!("server = '{server}'");
+        assert_eq!(warning(&without), None, "{server}");
     }
 }
 
@@ -211,7 +282,10 @@ pub(super) fn sample_without_comments() -> String {
 #[test]
 fn the_sample_is_valid_as_it_is_and_with_every_option_set() {
     load_text(SAMPLE, &[], &[]).unwrap();
-    let full = sample_without_comments();
+    // Two ways to give the password are in it, and [tls] is nothing for mqtt://.
+    let full = sample_without_comments()
+        .replace("\"mqtt://", "\"mqtts://")
+        .replace("password = ", "#");
     load_text(&full, &[], &[]).unwrap_or_else(|e| panic!("{e}\n{full}"));
 }
 

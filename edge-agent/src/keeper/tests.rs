@@ -172,7 +172,7 @@ fn run(writes: u32) -> u32 {
     let mut buffer = open(&disk, 99, start).unwrap();
     let mut found = Vec::new();
     let mut taken = Vec::new();
-    while let Some(range) = buffer.next(&taken, 1000) {
+    while let Some(range) = buffer.next_before(buffer.end(), &taken, 1000) {
         let (range, samples) = buffer.take(range).unwrap().unwrap();
         found.extend(samples.iter().filter_map(|s| s.value.as_number()));
         taken.push(range);

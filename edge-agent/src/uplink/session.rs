@@ -4,6 +4,13 @@
 //! started), the backlog through a small trait, so that a simulation drives the same code as a
 //! device. The order of things: ranges whose ack is overdue are sent again, then new ranges, then a
 //! heartbeat. Any re-cut is allowed, because an event is identified by its number alone.
+//!
+//! **Two lanes.** What was held when the connection was made, and what the cloud has refused, is the
+//! *backlog*; what is stored from then on is *live*. Of the backlog one range is on its way at a time,
+//! as fast as the cloud's budget allows; all other places in flight are for live ranges, which no
+//! budget slows down. The lanes take turns, so that new data never waits behind more than one batch
+//! of the backlog, and the backlog never stands still. Within a lane the order is that of storing: a
+//! short interruption, whose backlog fits in one batch, changes no order at all.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -11,7 +18,7 @@ use std::time::Duration;
 use event::{Ack, EventTime, RefusalReason, SeqRange};
 
 use super::backoff::{Jitter, exponential};
-use crate::buffer::{Announcement, Buffer};
+use crate::buffer::{Announcement, Buffer, Position};
 
 /// Limits and times of the uplink.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,14 +62,46 @@ impl Default for Settings {
 
 /// What the session needs to know of the buffer.
 pub trait Backlog {
-    /// The next run of held events: at most `events_max` consecutive numbers of one incarnation,
-    /// none of them in `excluding`.
-    fn next(&self, excluding: &[SeqRange], events_max: u64) -> Option<SeqRange>;
+    /// Whether nothing is held.
+    fn is_empty(&self) -> bool;
+    /// The next run of held events that were stored before `end`: at most `events_max` consecutive
+    /// numbers of one incarnation, none of them in `excluding`.
+    fn next_before(
+        &self,
+        end: Position,
+        excluding: &[SeqRange],
+        events_max: u64,
+    ) -> Option<SeqRange>;
+    /// The same of what was stored from `start` on.
+    fn next_since(
+        &self,
+        start: Position,
+        excluding: &[SeqRange],
+        events_max: u64,
+    ) -> Option<SeqRange>;
 }
 
 impl Backlog for Buffer {
-    fn next(&self, excluding: &[SeqRange], events_max: u64) -> Option<SeqRange> {
-        Buffer::next(self, excluding, events_max)
+    fn is_empty(&self) -> bool {
+        self.held().events == 0
+    }
+
+    fn next_before(
+        &self,
+        end: Position,
+        excluding: &[SeqRange],
+        events_max: u64,
+    ) -> Option<SeqRange> {
+        Buffer::next_before(self, end, excluding, events_max)
+    }
+
+    fn next_since(
+        &self,
+        start: Position,
+        excluding: &[SeqRange],
+        events_max: u64,
+    ) -> Option<SeqRange> {
+        Buffer::next_since(self, start, excluding, events_max)
     }
 }
 
@@ -102,6 +141,14 @@ struct Flight {
     /// How often it was refused before.
     refused: u32,
     deadline: Duration,
+    lane: Lane,
+}
+
+/// Which of the two queues a range belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lane {
+    Live,
+    Backlog,
 }
 
 #[derive(Debug)]
@@ -129,6 +176,10 @@ pub struct Session {
     settings: Settings,
     jitter: Jitter,
     connected: bool,
+    /// Where the backlog ends and what is live begins.
+    mark: Option<Position>,
+    /// The lane of the newest range that went out on this connection.
+    last_lane: Option<Lane>,
     tx_no: u64,
     flights: Vec<Flight>,
     refusals: Vec<Refusal>,
@@ -159,6 +210,8 @@ impl Session {
             settings,
             jitter: Jitter::new(seed),
             connected: false,
+            mark: None,
+            last_lane: None,
             tx_no: 0,
             flights: Vec::new(),
             refusals: Vec::new(),
@@ -173,15 +226,19 @@ impl Session {
         }
     }
 
-    /// The connection stands: everything un-acked may be sent, the announcements first.
-    pub fn connected(&mut self) {
+    /// The connection stands: everything un-acked may be sent, the announcements first. `end` is where
+    /// the next event will be stored: what is before is backlog, what follows is live.
+    pub fn connected(&mut self, end: Position) {
         self.disconnected();
         self.connected = true;
+        self.mark = Some(end);
     }
 
     /// The connection is gone, and with it all that was in flight: it will be sent again.
     pub fn disconnected(&mut self) {
         self.connected = false;
+        self.mark = None;
+        self.last_lane = None;
         self.flights.clear();
         self.last_sent = None;
         self.unanswered = None;
@@ -234,7 +291,7 @@ impl Session {
             self.unanswered = Some(now);
             return Some(Step::Reconnect);
         }
-        if let Some(range) = self.overdue(now).or_else(|| self.new_range(now, backlog)) {
+        if let Some(range) = self.overdue(now).or_else(|| self.waiting(now, backlog)) {
             self.farewell = None;
             self.finished = false;
             return Some(Step::Batch {
@@ -242,8 +299,7 @@ impl Session {
                 range,
             });
         }
-        let drained =
-            self.flights.is_empty() && self.refusals.is_empty() && backlog.next(&[], 1).is_none();
+        let drained = self.flights.is_empty() && self.refusals.is_empty() && backlog.is_empty();
         let say_farewell = self.finishing && drained && self.farewell.is_none();
         let quiet_since = self.last_sent;
         let due = match quiet_since {
@@ -271,18 +327,18 @@ impl Session {
             .last_sent
             .map_or(Duration::ZERO, |at| at + self.heartbeat_wait(to_tell));
         let flights = self.flights.iter().map(|f| f.deadline);
-        // Without room in flight an ack or a deadline comes first.
-        let room = self.flights.len() < self.settings.in_flight_max;
-        let refusals = self.refusals.iter().filter(|_| room).map(|r| r.retry_at);
+        // Without room in flight, or in the lane, an ack or a deadline comes first.
+        let refusals = self
+            .refusals
+            .iter()
+            .filter(|r| self.has_room(self.lane(r.range, r.refused)))
+            .map(|r| r.retry_at);
         let silence = self.unanswered.map(|at| at + self.settings.silence_max);
         let budget = self
             .budget
             .as_ref()
-            .filter(|b| room && b.tokens < 1.0)
-            .map(|b| {
-                let missing = (1.0 - b.tokens) / f64::from(b.events_per_s.max(1));
-                b.at + Duration::from_secs_f64(missing)
-            });
+            .filter(|_| self.has_room(Lane::Backlog) && self.may_begin_new())
+            .and_then(|b| b.enough_at(self.settings.batch_events_max));
         flights
             .chain(refusals)
             .chain(silence)
@@ -309,13 +365,16 @@ impl Session {
                 attempts,
             );
             let deadline = now + self.jitter.around(wait);
+            let lane = self.lane(range, refused);
             self.flights.push(Flight {
                 range,
                 attempts: attempts + 1,
                 refused,
                 deadline,
+                lane,
             });
-            if let Some(budget) = &mut self.budget {
+            self.last_lane = Some(lane);
+            if let Some(budget) = self.budget.as_mut().filter(|_| lane == Lane::Backlog) {
                 budget.tokens -= (range.last - range.first + 1) as f64;
             }
         }
@@ -378,37 +437,74 @@ impl Session {
         }
     }
 
-    /// A range whose ack is overdue, or a refused one whose wait is over.
-    fn overdue(&mut self, now: Duration) -> Option<SeqRange> {
-        let flight = self
-            .flights
-            .iter()
-            .filter(|f| f.deadline <= now)
-            .min_by_key(|f| f.deadline);
-        if let Some(flight) = flight {
-            return Some(flight.range);
+    /// The lane of a range that was refused so often.
+    fn lane(&self, range: SeqRange, refused: u32) -> Lane {
+        let live =
+            |mark: Position| range.incarnation == mark.incarnation && mark.seq <= range.first;
+        if refused == 0 && self.mark.is_none_or(live) {
+            Lane::Live
+        } else {
+            Lane::Backlog
         }
-        if self.flights.len() >= self.settings.in_flight_max {
-            return None;
-        }
-        let refusal = self.refusals.iter().find(|r| r.retry_at <= now)?;
-        let last = refusal.range.first.saturating_add(refusal.events_max - 1);
-        Some(SeqRange {
-            last: last.min(refusal.range.last),
-            ..refusal.range
-        })
     }
 
-    fn new_range(&mut self, now: Duration, backlog: &impl Backlog) -> Option<SeqRange> {
-        if self.flights.len() >= self.settings.in_flight_max
-            || self.refusals.len() >= self.settings.refused_max
-        {
+    /// Whether one more range of `lane` may be in flight.
+    fn has_room(&self, lane: Lane) -> bool {
+        self.flights.len() < self.settings.in_flight_max
+            && (lane == Lane::Live || self.flights.iter().all(|f| f.lane == Lane::Live))
+    }
+
+    /// Whether the cloud takes enough for ranges to go out that it has not seen.
+    fn may_begin_new(&self) -> bool {
+        self.refusals.len() < self.settings.refused_max
+    }
+
+    /// The range whose ack is most overdue.
+    fn overdue(&self, now: Duration) -> Option<SeqRange> {
+        self.flights
+            .iter()
+            .filter(|f| f.deadline <= now)
+            .min_by_key(|f| f.deadline)
+            .map(|f| f.range)
+    }
+
+    /// What waits for a place in flight: first of the lane whose turn it is.
+    fn waiting(&mut self, now: Duration, backlog: &impl Backlog) -> Option<SeqRange> {
+        let mark = self.mark?;
+        let lanes = match self.last_lane {
+            Some(Lane::Backlog) => [Lane::Live, Lane::Backlog],
+            Some(Lane::Live) | None => [Lane::Backlog, Lane::Live],
+        };
+        lanes
+            .into_iter()
+            .find_map(|lane| self.next_of(lane, mark, now, backlog))
+    }
+
+    fn next_of(
+        &mut self,
+        lane: Lane,
+        mark: Position,
+        now: Duration,
+        backlog: &impl Backlog,
+    ) -> Option<SeqRange> {
+        if !self.has_room(lane) {
+            return None;
+        }
+        let due = |r: &&Refusal| r.retry_at <= now && self.lane(r.range, r.refused) == lane;
+        if let Some(refusal) = self.refusals.iter().find(due) {
+            let last = refusal.range.first.saturating_add(refusal.events_max - 1);
+            return Some(SeqRange {
+                last: last.min(refusal.range.last),
+                ..refusal.range
+            });
+        }
+        if !self.may_begin_new() {
             return None;
         }
         let mut most = u64::from(self.settings.batch_events_max.max(1));
-        if let Some(budget) = &mut self.budget {
+        if let Some(budget) = self.budget.as_mut().filter(|_| lane == Lane::Backlog) {
             budget.refill(now);
-            if budget.tokens < 1.0 {
+            if budget.tokens < budget.enough(self.settings.batch_events_max) {
                 return None;
             }
             most = most.min(budget.tokens as u64);
@@ -419,7 +515,10 @@ impl Session {
             .map(|f| f.range)
             .chain(self.refusals.iter().map(|r| r.range))
             .collect();
-        backlog.next(&excluding, most)
+        match lane {
+            Lane::Live => backlog.next_since(mark, &excluding, most),
+            Lane::Backlog => backlog.next_before(mark, &excluding, most),
+        }
     }
 
     /// How often events of `range` were tried on this connection, and how often refused; they are
@@ -508,6 +607,22 @@ impl Budget {
         let passed = now.saturating_sub(self.at).as_secs_f64();
         self.tokens = (self.tokens + passed * rate).min(rate);
         self.at = now;
+    }
+
+    /// How much is saved up before a batch goes out: a quarter of a second's worth, at most a whole
+    /// batch. One event at a time would cost more than it brings.
+    fn enough(&self, batch_events_max: u32) -> f64 {
+        f64::from((self.events_per_s / 4).clamp(1, batch_events_max.max(1)))
+    }
+
+    /// When there is enough, if there is not yet; none too if there never will be.
+    fn enough_at(&self, batch_events_max: u32) -> Option<Duration> {
+        let missing = self.enough(batch_events_max) - self.tokens;
+        // The millisecond keeps rounding from waking us a moment too early, again and again.
+        (missing > 0.0 && self.events_per_s > 0).then(|| {
+            let wait = Duration::from_secs_f64(missing / f64::from(self.events_per_s));
+            self.at + wait + Duration::from_millis(1)
+        })
     }
 }
 

@@ -1,5 +1,5 @@
 use super::session::*;
-use crate::buffer::Announcement;
+use crate::buffer::{Announcement, Position};
 use event::{
     Ack, EventTime, Gap, GapReason, Incarnation, RefusalReason, RefusedRange, SeqRange, TimeRange,
 };
@@ -16,11 +16,18 @@ fn range(first: u64, last: u64) -> SeqRange {
     }
 }
 
+fn before(seq: u64) -> Position {
+    Position {
+        incarnation: INC,
+        seq,
+    }
+}
+
 /// Held numbers of one incarnation, kept simply.
 #[derive(Default)]
 struct Numbers(BTreeSet<u64>);
 
-impl Backlog for Numbers {
+impl Numbers {
     fn next(&self, excluding: &[SeqRange], events_max: u64) -> Option<SeqRange> {
         let free = |n: &u64| !excluding.iter().any(|r| r.first <= *n && *n <= r.last);
         let first = *self.0.iter().find(|n| free(n))?;
@@ -29,6 +36,32 @@ impl Backlog for Numbers {
             last += 1;
         }
         Some(range(first, last))
+    }
+}
+
+impl Backlog for Numbers {
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn next_before(
+        &self,
+        end: Position,
+        excluding: &[SeqRange],
+        events_max: u64,
+    ) -> Option<SeqRange> {
+        let live = range(end.seq, u64::MAX);
+        self.next(&[excluding, &[live]].concat(), events_max)
+    }
+
+    fn next_since(
+        &self,
+        start: Position,
+        excluding: &[SeqRange],
+        events_max: u64,
+    ) -> Option<SeqRange> {
+        let old = range(0, start.seq - 1);
+        self.next(&[excluding, &[old]].concat(), events_max)
     }
 }
 
@@ -42,7 +75,7 @@ struct World {
 impl World {
     fn new(settings: Settings) -> Self {
         let mut session = Session::new(settings, 1);
-        session.connected();
+        session.connected(before(1));
         let now = Duration::from_secs(100);
         Self {
             session,
@@ -52,10 +85,23 @@ impl World {
         }
     }
 
+    /// With events that were stored since the connection was made.
     fn holding(settings: Settings, n: u64) -> Self {
         let mut world = Self::new(settings);
         world.held.0.extend(1..=n);
         world
+    }
+
+    /// With events that were stored before the connection was made.
+    fn after_an_outage(settings: Settings, n: u64) -> Self {
+        let mut world = Self::holding(settings, n);
+        world.connect();
+        world
+    }
+
+    fn connect(&mut self) {
+        let seq = self.held.0.last().map_or(1, |n| n + 1);
+        self.session.connected(before(seq));
     }
 
     /// Does all that is to be done; returns what was sent as (tx_no, range).
@@ -201,7 +247,7 @@ fn a_new_connection_sends_everything_un_acked_again() {
     w.session.disconnected();
     assert_eq!(w.pump(), []);
     assert_eq!(w.session.next_wake(true), None);
-    w.session.connected();
+    w.connect();
     assert_eq!(w.pump(), [(3, Some(range(11, 20)))]);
 }
 
@@ -380,51 +426,155 @@ fn a_farewell_follows_the_last_ack_and_is_repeated_until_answered() {
     assert!(w.session.is_finished());
 }
 
+/// Acks with a budget.
+fn slowly(tx_no: u64, ranges: &[SeqRange], events_per_s: u32) -> Ack {
+    Ack {
+        backfill_budget: Some(events_per_s),
+        ..acking(tx_no, ranges)
+    }
+}
+
 #[test]
-fn the_cloud_can_slow_the_backlog_down() {
-    let mut w = World::holding(
+fn the_cloud_can_slow_the_backlog_down_and_stop_it_but_not_what_is_live() {
+    let mut w = World::after_an_outage(
         Settings {
             in_flight_max: 8,
             ..small()
         },
-        1000,
+        4000,
     );
-    w.pump();
-    let ack = |tx_no| Ack {
-        tx_no,
-        ranges: vec![range(1, 1000)],
-        backfill_budget: Some(20),
-        ..Ack::default()
-    };
-    w.ack(&ack(1));
-    w.held.0.extend(2001..=4000);
-    let mut sent = 0;
-    for _ in 0..50 {
+    let sent = w.pump();
+    assert_eq!(sent, [(1, Some(range(1, 10)))]);
+    w.ack(&slowly(1, &[range(1, 10)], 20));
+    let (mut old, mut live, mut batches) = (0, 0, 0);
+    for i in 0..50 {
+        w.held.0.extend(5001 + i * 7..5008 + i * 7);
         for (tx_no, r) in w.pump() {
             let Some(r) = r else { continue };
-            sent += r.last - r.first + 1;
-            w.ack(&Ack {
-                tx_no,
-                ranges: vec![r],
-                backfill_budget: Some(20),
-                ..Ack::default()
-            });
+            let count = r.last - r.first + 1;
+            if r.first > 4000 {
+                live += count;
+            } else {
+                old += count;
+                batches += 1;
+            }
+            w.ack(&slowly(tx_no, &[r], 20));
         }
         w.pass(SECOND / 10);
     }
     assert!(
-        (100..=130).contains(&sent),
-        "{sent} in 5 s at 20 a second, with 20 at once"
+        (100..=130).contains(&old),
+        "{old} in 5 s at 20 a second, with 20 at once"
     );
+    assert!(batches <= 26, "{batches} batches for {old} events");
+    assert_eq!(live, 50 * 7, "live data has no budget");
+    // Stopped: nothing to wake up for but heartbeats, and live data still goes out.
+    w.ack(&slowly(0, &[], 0));
+    w.pump();
+    w.pass(SECOND * 50);
+    assert!(w.session.next_wake(false) > Some(w.now + SECOND * 5));
+    assert_eq!(w.pump(), []);
+    w.held.0.insert(9000);
+    assert_eq!(w.pump()[0].1, Some(range(9000, 9000)));
     // Lifted again.
-    w.ack(&acking(0, &[]));
-    assert!(w.pump().len() >= 8);
+    w.ack(&acking(0, &[range(9000, 9000)]));
+    let [(_, Some(r))] = w.pump()[..] else {
+        panic!("the backlog goes on");
+    };
+    assert!(r.first <= 4000 && r.last - r.first == 9, "{r:?}");
+}
+
+#[test]
+fn a_backlog_is_sent_beside_live_data_which_waits_behind_one_batch_of_it_at_most() {
+    for in_flight_max in [1, 2, 3, 8] {
+        let settings = Settings {
+            in_flight_max,
+            ..small()
+        };
+        let mut w = World::after_an_outage(settings, 1000);
+        let mut next = 2001;
+        // Unanswered transmissions, in the order in which they went out.
+        let mut under_way: Vec<(u64, SeqRange)> = Vec::new();
+        let (mut old, mut fresh, mut rounds) = (0, 0, 0);
+        while old < 1000 {
+            rounds += 1;
+            assert!(rounds < 1000, "the backlog does not move");
+            // Sometimes a burst that fills all places in flight.
+            let burst = if rounds % 10 == 0 { 200 } else { rounds % 4 };
+            w.held.0.extend(next..next + burst);
+            next += burst;
+            under_way.extend(w.pump().into_iter().filter_map(|(n, r)| Some((n, r?))));
+            let is_old = |r: &SeqRange| r.first <= 1000;
+            let old_ones = under_way.iter().filter(|(_, r)| is_old(r)).count();
+            assert!(old_ones <= 1, "{under_way:?}");
+            // With a place free for it nothing live stays here.
+            let all_sent = under_way.iter().map(|(_, r)| r.last).max() >= Some(next - 1);
+            let waiting = w.held.0.contains(&(next - 1)) && next > 2001 && !all_sent;
+            assert!(
+                !waiting || under_way.len() == in_flight_max,
+                "{in_flight_max}: {under_way:?}"
+            );
+            // The link is slow: one answer a round, in order.
+            let (tx_no, r) = under_way.remove(0);
+            if is_old(&r) {
+                old += r.last - r.first + 1;
+            } else {
+                fresh += r.last - r.first + 1;
+            }
+            w.ack(&acking(tx_no, &[r]));
+        }
+        assert!(fresh > 0);
+        // Each batch of the backlog shares the link with at most as many live batches as fit in flight.
+        let most = 100 * in_flight_max as u64 + 100;
+        assert!(rounds <= most, "{in_flight_max}: {rounds} rounds");
+    }
+}
+
+#[test]
+fn a_short_interruption_changes_no_order() {
+    let mut w = World::holding(small(), 5);
+    w.pump();
+    w.session.disconnected();
+    w.held.0.extend(6..=8);
+    w.connect();
+    w.held.0.insert(9);
+    assert_eq!(w.pump(), [(2, Some(range(1, 8))), (3, Some(range(9, 9)))]);
+}
+
+#[test]
+fn an_overdue_backlog_batch_and_refused_ones_keep_to_their_one_place() {
+    let mut w = World::after_an_outage(
+        Settings {
+            in_flight_max: 8,
+            refused_retry: SECOND,
+            ..small()
+        },
+        40,
+    );
+    for first in [1, 11, 21] {
+        let [(tx_no, Some(r))] = w.pump()[..] else {
+            panic!("one at a time");
+        };
+        assert_eq!(r, range(first, first + 9));
+        w.ack(&refusing(tx_no, r, RefusalReason::RateLimited));
+    }
+    assert_eq!(w.pump().len(), 1);
+    // Three refused ones are due, and the last one is overdue: it is sent again, alone.
+    w.pass(SECOND * 15);
+    assert_eq!(w.pump(), [(5, Some(range(31, 40)))]);
+    // A place that is taken is nothing to wake up for.
+    assert!(w.session.next_wake(false) > Some(w.now));
+    w.held.0.insert(41);
+    assert_eq!(w.pump(), [(6, Some(range(41, 41)))]);
+    w.ack(&acking(5, &[range(31, 40)]));
+    assert_eq!(w.pump(), [(7, Some(range(1, 10)))]);
+    assert_eq!(w.pump(), []);
 }
 
 #[test]
 fn the_clock_offset_comes_from_the_shortest_way() {
     let mut s = Session::new(small(), 1);
-    s.connected();
+    s.connected(before(1));
     let exchange = |s: &mut Session, tx_no, t0: i64, t1: i64, t2: i64, t3: i64| {
         s.sent(SECOND, EventTime(t0), tx_no, None, Announcement::default());
         let ack = Ack {

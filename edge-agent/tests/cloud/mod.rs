@@ -1,5 +1,8 @@
 //! A small MQTT 3.1.1 peer that plays the cloud badly: it loses batches, loses and repeats acks, and
-//! cuts connections. What it has stored, it keeps by identity.
+//! cuts connections. What it has stored, it keeps by identity. It listens itself, or sits behind a
+//! broker.
+
+#![allow(dead_code, reason = "each of the test programs uses a part of it")]
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read as _, Write as _};
@@ -14,7 +17,8 @@ use event::{
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use rumqttc::mqttbytes::v4::{
-    ConnAck, ConnectReturnCode, Packet, PubAck, Publish, SubAck, SubscribeReasonCode,
+    ConnAck, Connect, ConnectAuth, ConnectReturnCode, Packet, PubAck, Publish, SubAck, Subscribe,
+    SubscribeReasonCode,
 };
 use rumqttc::mqttbytes::{Error, QoS};
 
@@ -28,6 +32,27 @@ pub(crate) struct Faults {
     pub(crate) refuse: u32,
     /// Takes everything, answers nothing.
     pub(crate) mute: bool,
+}
+
+/// What it does instead of serving.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Manners {
+    #[default]
+    Good,
+    /// Accepts connections and says nothing.
+    Silent,
+    /// Refuses every connection.
+    Refuses(ConnectReturnCode),
+    /// Welcomes, takes, and sends neither PUBACKs nor acks.
+    Deaf,
+    /// Closes in the middle of its first packet.
+    CutsWelcome,
+    /// Closes after each ack.
+    CutsAfterAck,
+    /// Closes in the middle of an ack.
+    CutsAck,
+    /// Speaks something else.
+    Http,
 }
 
 #[derive(Default)]
@@ -54,6 +79,7 @@ pub(crate) struct Cloud {
     faults: Arc<Mutex<Faults>>,
     /// Commands that wait for an agent that listens.
     commands: Arc<Mutex<Vec<Command>>>,
+    manners: Arc<Mutex<Manners>>,
 }
 
 impl Cloud {
@@ -64,6 +90,7 @@ impl Cloud {
             stored: Arc::default(),
             faults: Arc::new(Mutex::new(faults)),
             commands: Arc::default(),
+            manners: Arc::default(),
         };
         let accepting = cloud.clone();
         std::thread::spawn(move || {
@@ -74,6 +101,43 @@ impl Cloud {
             }
         });
         cloud
+    }
+
+    /// A cloud behind a broker that lets it in without more.
+    pub(crate) fn behind(broker: SocketAddr) -> Self {
+        let cloud = Self {
+            address: broker,
+            stored: Arc::default(),
+            faults: Arc::default(),
+            commands: Arc::default(),
+            manners: Arc::default(),
+        };
+        let listening = cloud.clone();
+        std::thread::spawn(move || {
+            loop {
+                if let Ok(mut stream) = TcpStream::connect(broker) {
+                    let mut connect = Connect::new("cloud");
+                    connect.keep_alive = 0;
+                    let mut subscribe = Subscribe::new("tidewatch/v1/+/batch", QoS::AtLeastOnce);
+                    subscribe.pkid = 1;
+                    if send(&mut stream, &Packet::Connect(connect))
+                        && send(&mut stream, &Packet::Subscribe(subscribe))
+                    {
+                        listening.serve(stream, StdRng::seed_from_u64(0));
+                    }
+                }
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        });
+        cloud
+    }
+
+    pub(crate) fn set_manners(&self, manners: Manners) {
+        *self.manners.lock().unwrap() = manners;
+    }
+
+    fn manners(&self) -> Manners {
+        *self.manners.lock().unwrap()
     }
 
     pub(crate) fn stored(&self) -> MutexGuard<'_, Stored> {
@@ -155,11 +219,33 @@ impl Cloud {
     }
 
     fn take(&self, packet: Packet, stream: &mut TcpStream, rng: &mut StdRng) -> bool {
+        match (self.manners(), &packet) {
+            (Manners::Silent, _) | (Manners::Deaf, Packet::Publish(_) | Packet::PingReq) => {
+                return true;
+            }
+            (Manners::Refuses(code), Packet::Connect(_)) => {
+                send(stream, &Packet::ConnAck(ConnAck::new(code, false)));
+                return false;
+            }
+            (Manners::CutsWelcome, Packet::Connect(_)) => {
+                let _ = stream.write_all(&[0x20, 0x02, 0x00]);
+                return false;
+            }
+            (Manners::Http, Packet::Connect(_)) => {
+                let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+                return false;
+            }
+            _ => {}
+        }
         match packet {
             Packet::Connect(connect) => {
                 let mut stored = self.stored();
                 stored.connections += 1;
-                let user = connect.login.map(|l| l.username).unwrap_or_default();
+                let user = match connect.auth {
+                    ConnectAuth::Username { username }
+                    | ConnectAuth::UsernamePassword { username, .. } => username,
+                    ConnectAuth::None => String::new(),
+                };
                 stored.client_ids.push((connect.client_id, user));
                 assert!(connect.clean_session && connect.last_will.is_some_and(|w| w.retain));
                 drop(stored);
@@ -180,7 +266,7 @@ impl Cloud {
                 )
             }
             Packet::PingReq => send(stream, &Packet::PingResp),
-            Packet::Publish(publish) if publish.topic.ends_with("/batch") => {
+            Packet::Publish(publish) if publish.topic.ends_with(b"/batch") => {
                 self.take_batch(&publish, stream, rng)
             }
             Packet::Publish(publish) => {
@@ -240,7 +326,15 @@ impl Cloud {
             message.pkid = pkid;
             Packet::Publish(message)
         };
-        send(stream, &message(0)) && (!happens(faults.repeat_ack) || send(stream, &message(0)))
+        if self.manners() == Manners::CutsAck {
+            let mut bytes = bytes::BytesMut::new();
+            message(0).write(&mut bytes, 1 << 20).unwrap();
+            let _ = stream.write_all(&bytes[..bytes.len() - 5]);
+            return false;
+        }
+        send(stream, &message(0))
+            && (!happens(faults.repeat_ack) || send(stream, &message(0)))
+            && self.manners() != Manners::CutsAfterAck
     }
 
     fn store(&self, header: BatchHeader, columns: &Columns) {

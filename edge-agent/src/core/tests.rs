@@ -1,0 +1,81 @@
+use event::{DeviceId, MetricName, Value};
+use redb::backends::InMemoryBackend;
+
+use super::*;
+use crate::buffer::{self, open_backend};
+
+const START: i64 = 1_700_000_000;
+
+fn samples(seconds: std::ops::Range<i64>) -> Vec<Sample> {
+    let sample = |second| Sample {
+        device: DeviceId::new("d").unwrap(),
+        metric: MetricName::new("m").unwrap(),
+        time: EventTime::from_secs(START + second),
+        value: Value::Number(second as f64),
+    };
+    seconds.map(sample).collect()
+}
+
+#[test]
+fn after_an_outage_live_data_passes_the_backlog_and_the_watermark_stays_behind() {
+    let agent = AgentId::new("gw").unwrap();
+    let at = |second| EventTime::from_secs(START + second);
+    let settings = buffer::Settings::default();
+    let backend = InMemoryBackend::new();
+    let buffer = open_backend(backend, &agent, &settings, 1, at(0)).unwrap();
+    let mut core = Core::new(agent, buffer, session::Settings::default(), 1 << 20, 1);
+    core.append(&samples(0..3500), &[], true, at(3500)).unwrap();
+    core.connected();
+
+    let stamp = |second| Stamp {
+        wall: at(second),
+        floor: at(second),
+        boottime_us: 0,
+        clock: ClockState::default(),
+    };
+    let mut now = Duration::from_secs(1);
+    let mut headers = Vec::new();
+    // One new event a round, and each transmission answered in the next.
+    for second in 3500..3520 {
+        let mut round = Vec::new();
+        while let Some(step) = core.poll(now, &stamp(second)).unwrap() {
+            let Outgoing::Batch { payload, .. } = step else {
+                panic!("{step:?}");
+            };
+            round.push(batch::peek(&payload).unwrap().0);
+        }
+        now += Duration::from_millis(100);
+        for header in &round {
+            let mut ack = Ack {
+                incarnation: header.incarnation,
+                tx_no: header.tx_no,
+                ..Ack::default()
+            };
+            ack.ranges.extend((header.count > 0).then(|| SeqRange {
+                incarnation: header.e_inc,
+                first: header.first_seq,
+                last: header.first_seq + u64::from(header.count) - 1,
+            }));
+            core.ack_received(now, at(second), &ack.encode()).unwrap();
+        }
+        headers.push(round);
+        let next = samples(second..second + 1);
+        core.append(&next, &[], true, at(second + 1)).unwrap();
+    }
+    let ranges = |round: &[BatchHeader]| -> Vec<(u64, u32)> {
+        round.iter().map(|h| (h.first_seq, h.count)).collect()
+    };
+    // The chunk that held the end of the backlog grows with what is live: it is cut between them.
+    assert_eq!(ranges(&headers[0]), [(1, 1000)]);
+    assert_eq!(ranges(&headers[1]), [(3501, 1), (1001, 1000)]);
+    assert_eq!(ranges(&headers[2]), [(3502, 1), (2001, 1000)]);
+    assert_eq!(ranges(&headers[3]), [(3503, 1), (3001, 500)]);
+    assert_eq!(ranges(&headers[4]), [(3504, 1)]);
+    // Beside what is live stands the oldest event that is still held, in flight or not.
+    assert_eq!(headers[0][0].low_watermark, at(1000));
+    assert_eq!(headers[1][0].low_watermark, at(1000));
+    assert_eq!(headers[1][1].low_watermark, at(2000));
+    assert_eq!(headers[3][0].low_watermark, at(3000));
+    assert_eq!(headers[3][1].low_watermark, at(3502));
+    assert_eq!(headers[4][0].low_watermark, at(3504));
+}
