@@ -1,7 +1,5 @@
 //! Commands to the program as a whole: what is delivered, what runs, and what comes back.
 
-// The other tests use the rest of it.
-#[allow(dead_code)]
 mod cloud;
 
 use std::collections::BTreeMap;

@@ -208,7 +208,7 @@ impl Hot {
 
     /// The record as it is saved: its fields in their order, little endian.
     #[inline]
-    pub(super) fn to_bytes(&self) -> [u8; ROW] {
+    pub(super) fn to_bytes(self) -> [u8; ROW] {
         let mut row = [0; ROW];
         let wide = [
             self.progress as u64,

@@ -10,7 +10,7 @@ impl Agents {
     /// Appends all agents. The same agents give the same bytes.
     pub(crate) fn save(&self, out: &mut Vec<u8>) {
         self.names.save(out);
-        flat::put_rows(out, self.hot.iter().map(Hot::to_bytes));
+        flat::put_rows(out, self.hot.iter().copied().map(Hot::to_bytes));
         flat::put_u64(out, self.rare.len() as u64);
         for (number, rare) in &self.rare {
             flat::put_u32(out, *number);
