@@ -14,7 +14,7 @@ use crate::config::{Settings, Source, SourceKind};
 use crate::core::Core;
 use crate::inbox::{Inbox, News};
 use crate::keeper::{FULL_WAIT, Keeper, TO_LINK_MAX};
-use crate::sources::{Feed, Unreadable, file, host, stdin};
+use crate::sources::{Feed, Unreadable, file, host, stdin, sysfs};
 use crate::uplink::link;
 
 /// The link's last words may take a little longer than they should.
@@ -239,6 +239,10 @@ fn start_sources(
                     Ok(())
                 }));
             }
+            SourceKind::Sysfs(settings) => drop(tasks.spawn(async move {
+                sysfs::run(settings, feed, stop).await;
+                Ok(())
+            })),
             SourceKind::File(settings) => {
                 let cursor = buffer
                     .cursor(&source.name)

@@ -42,6 +42,8 @@ const UPLINK: &[&str] = &[
     "keep_alive_s",
     "stop_grace_ms",
 ];
+pub(super) use super::sysfs::KEYS as SYSFS;
+
 pub(super) const HOST: &[&str] = &[
     "kind",
     "name",
@@ -85,6 +87,8 @@ pub(super) const FILE: &[&str] = &[
     "speed",
     "attributes",
 ];
+/// The kinds of sources.
+const KINDS: &[&str] = &["host", "stdin", "file", "sysfs"];
 /// Keys whose value is taken as it stands from the environment and from flags.
 const TEXTS: &[&str] = &[
     "agent", "server", "user", "password", "data_dir", "log", "clock",
@@ -106,8 +110,9 @@ pub(super) fn check(table: &Table, origin: &str) -> Result<(), ConfigError> {
                         Some("host") => HOST,
                         Some("stdin") => STDIN,
                         Some("file") => FILE,
+                        Some("sysfs") => SYSFS,
                         Some(other) => {
-                            let nearest = nearest(other, &["host", "stdin", "file"]);
+                            let nearest = nearest(other, KINDS);
                             let hint = nearest.map(|n| format!("; did you mean {n:?}?"));
                             return Err(ConfigError::value(
                                 format!("source[{i}].kind"),
@@ -117,7 +122,7 @@ pub(super) fn check(table: &Table, origin: &str) -> Result<(), ConfigError> {
                         None => {
                             return Err(ConfigError::value(
                                 format!("source[{i}].kind"),
-                                "is missing; set it to host, stdin or file",
+                                format!("is missing; set it to one of {}", KINDS.join(", ")),
                             ));
                         }
                     };

@@ -5,6 +5,7 @@
 
 mod keys;
 mod raw;
+mod sysfs;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -74,6 +75,8 @@ pub enum SourceKind {
     Stdin(stdin::Settings),
     /// A file that is replayed.
     File(file::Settings),
+    /// Sensors of this machine.
+    Sysfs(crate::sources::sysfs::Settings),
 }
 
 /// Why a configuration cannot be used. `Display` names the key and, where there is one, the remedy.
@@ -418,6 +421,14 @@ fn source(item: &raw::Source, i: usize, raw: &Raw, agent: &AgentId) -> Result<So
                 .clone()
                 .unwrap_or_else(|| s.path.display().to_string());
             (name, &s.attributes, SourceKind::File(settings))
+        }
+        raw::Source::Sysfs(s) => {
+            let kind = SourceKind::Sysfs(sysfs::settings(s, &key, agent)?);
+            (
+                s.name.clone().unwrap_or("sysfs".to_owned()),
+                &s.attributes,
+                kind,
+            )
         }
     };
     attributes.extend(own.clone());

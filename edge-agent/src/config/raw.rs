@@ -118,6 +118,7 @@ pub enum Source {
     Host(HostSource),
     Stdin(StdinSource),
     File(FileSource),
+    Sysfs(super::sysfs::SysfsSource),
 }
 
 /// `kind = "host"`.

@@ -1,6 +1,10 @@
 use super::*;
 
-fn load_text(text: &str, env: &[(&str, &str)], flags: &[(&str, &str)]) -> Result<Settings, String> {
+pub(super) fn load_text(
+    text: &str,
+    env: &[(&str, &str)],
+    flags: &[(&str, &str)],
+) -> Result<Settings, String> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("agent.toml");
     std::fs::write(&path, text).unwrap();
@@ -16,7 +20,7 @@ fn load_text(text: &str, env: &[(&str, &str)], flags: &[(&str, &str)]) -> Result
 }
 
 #[track_caller]
-fn check_error(text: &str, expected: &str) {
+pub(super) fn check_error(text: &str, expected: &str) {
     let error = load_text(text, &[], &[]).unwrap_err();
     assert!(
         error.contains(expected),
@@ -202,6 +206,7 @@ fn the_sample_has_every_option() {
         ("host", keys::HOST),
         ("stdin", keys::STDIN),
         ("file", keys::FILE),
+        ("sysfs", keys::SYSFS),
     ] {
         let source = sources
             .iter()

@@ -6,16 +6,19 @@
 //! taken exactly once.
 
 pub mod file;
+mod hash;
 pub mod host;
 mod json;
 mod mapping;
 pub mod stdin;
+pub mod sysfs;
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use event::{DeviceId, MetricName, Value};
 
+pub(crate) use hash::fnv1a;
 pub use mapping::{Mapping, MappingError, TimeFormat};
 
 use crate::buffer::Cursor;
