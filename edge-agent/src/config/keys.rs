@@ -42,6 +42,7 @@ const UPLINK: &[&str] = &[
     "keep_alive_s",
     "stop_grace_ms",
 ];
+pub(super) use super::mqtt::{KEYS as MQTT, TOPIC_KEYS};
 pub(super) use super::sysfs::KEYS as SYSFS;
 
 pub(super) const HOST: &[&str] = &[
@@ -88,7 +89,7 @@ pub(super) const FILE: &[&str] = &[
     "attributes",
 ];
 /// The kinds of sources.
-const KINDS: &[&str] = &["host", "stdin", "file", "sysfs"];
+const KINDS: &[&str] = &["host", "stdin", "file", "sysfs", "mqtt"];
 /// Keys whose value is taken as it stands from the environment and from flags.
 const TEXTS: &[&str] = &[
     "agent", "server", "user", "password", "data_dir", "log", "clock",
@@ -111,6 +112,7 @@ pub(super) fn check(table: &Table, origin: &str) -> Result<(), ConfigError> {
                         Some("stdin") => STDIN,
                         Some("file") => FILE,
                         Some("sysfs") => SYSFS,
+                        Some("mqtt") => MQTT,
                         Some(other) => {
                             let nearest = nearest(other, KINDS);
                             let hint = nearest.map(|n| format!("; did you mean {n:?}?"));
@@ -127,6 +129,14 @@ pub(super) fn check(table: &Table, origin: &str) -> Result<(), ConfigError> {
                         }
                     };
                     all(source, &format!("source[{i}]."), keys, origin)?;
+                    let topics = source.get("topics").and_then(Value::as_array);
+                    for (n, topic) in topics.into_iter().flatten().enumerate() {
+                        let Value::Table(topic) = topic else {
+                            continue;
+                        };
+                        let prefix = format!("source[{i}].topics[{n}].");
+                        all(topic, &prefix, TOPIC_KEYS, origin)?;
+                    }
                 }
             }
             _ => {}

@@ -4,6 +4,7 @@
 //! option with its default, unit and an example, and a test keeps it complete.
 
 mod keys;
+mod mqtt;
 mod raw;
 mod sysfs;
 
@@ -75,6 +76,8 @@ pub enum SourceKind {
     Stdin(stdin::Settings),
     /// A file that is replayed.
     File(file::Settings),
+    /// Messages of a broker nearby.
+    Mqtt(crate::sources::mqtt::Settings),
     /// Sensors of this machine.
     Sysfs(crate::sources::sysfs::Settings),
 }
@@ -421,6 +424,11 @@ fn source(item: &raw::Source, i: usize, raw: &Raw, agent: &AgentId) -> Result<So
                 .clone()
                 .unwrap_or_else(|| s.path.display().to_string());
             (name, &s.attributes, SourceKind::File(settings))
+        }
+        raw::Source::Mqtt(s) => {
+            let name = s.name.clone().unwrap_or("mqtt".to_owned());
+            let settings = mqtt::settings(s, &name, &key, agent)?;
+            (name, &s.attributes, SourceKind::Mqtt(settings))
         }
         raw::Source::Sysfs(s) => {
             let kind = SourceKind::Sysfs(sysfs::settings(s, &key, agent)?);

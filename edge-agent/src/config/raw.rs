@@ -119,6 +119,7 @@ pub enum Source {
     Stdin(StdinSource),
     File(FileSource),
     Sysfs(super::sysfs::SysfsSource),
+    Mqtt(super::mqtt::MqttSource),
 }
 
 /// `kind = "host"`.

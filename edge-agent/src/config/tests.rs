@@ -207,6 +207,7 @@ fn the_sample_has_every_option() {
         ("stdin", keys::STDIN),
         ("file", keys::FILE),
         ("sysfs", keys::SYSFS),
+        ("mqtt", keys::MQTT),
     ] {
         let source = sources
             .iter()
@@ -218,6 +219,14 @@ fn the_sample_has_every_option() {
                 "{key} of {kind} is not in agent.sample.toml"
             );
         }
+    }
+    let topics = sources.iter().find_map(|s| s.get("topics")).unwrap();
+    let topics = topics.as_array().unwrap();
+    for key in keys::TOPIC_KEYS {
+        assert!(
+            topics.iter().any(|t| t.get(key).is_some()),
+            "{key} of topics is not in agent.sample.toml"
+        );
     }
 }
 
