@@ -14,7 +14,7 @@ use crate::config::{Settings, Source, SourceKind};
 use crate::core::Core;
 use crate::inbox::{Inbox, News};
 use crate::keeper::{FULL_WAIT, Keeper, TO_LINK_MAX};
-use crate::sources::{Feed, Unreadable, file, host, mqtt, stdin, sysfs};
+use crate::sources::{Feed, Unreadable, file, host, mqtt, stdin, sysfs, tail};
 use crate::uplink::link;
 
 /// The link's last words may take a little longer than they should.
@@ -243,6 +243,15 @@ fn start_sources(
                 sysfs::run(settings, feed, stop).await;
                 Ok(())
             })),
+            SourceKind::Tail(settings) => {
+                let cursor = buffer
+                    .cursor(&source.name)
+                    .with_context(|| format!("read the cursor of {:?}", source.name))?;
+                drop(tasks.spawn(async move {
+                    tail::run(settings, cursor, feed, stop).await;
+                    Ok(())
+                }));
+            }
             SourceKind::Mqtt(settings) => {
                 let cursor = buffer
                     .cursor(&source.name)

@@ -44,6 +44,7 @@ const UPLINK: &[&str] = &[
 ];
 pub(super) use super::mqtt::{KEYS as MQTT, TOPIC_KEYS};
 pub(super) use super::sysfs::KEYS as SYSFS;
+pub(super) use super::tail::KEYS as TAIL;
 
 pub(super) const HOST: &[&str] = &[
     "kind",
@@ -89,7 +90,7 @@ pub(super) const FILE: &[&str] = &[
     "attributes",
 ];
 /// The kinds of sources.
-const KINDS: &[&str] = &["host", "stdin", "file", "sysfs", "mqtt"];
+const KINDS: &[&str] = &["host", "stdin", "file", "sysfs", "mqtt", "tail"];
 /// Keys whose value is taken as it stands from the environment and from flags.
 const TEXTS: &[&str] = &[
     "agent", "server", "user", "password", "data_dir", "log", "clock",
@@ -113,6 +114,7 @@ pub(super) fn check(table: &Table, origin: &str) -> Result<(), ConfigError> {
                         Some("file") => FILE,
                         Some("sysfs") => SYSFS,
                         Some("mqtt") => MQTT,
+                        Some("tail") => TAIL,
                         Some(other) => {
                             let nearest = nearest(other, KINDS);
                             let hint = nearest.map(|n| format!("; did you mean {n:?}?"));

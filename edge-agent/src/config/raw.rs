@@ -120,6 +120,7 @@ pub enum Source {
     File(FileSource),
     Sysfs(super::sysfs::SysfsSource),
     Mqtt(super::mqtt::MqttSource),
+    Tail(super::tail::TailSource),
 }
 
 /// `kind = "host"`.

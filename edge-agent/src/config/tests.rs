@@ -208,6 +208,7 @@ fn the_sample_has_every_option() {
         ("file", keys::FILE),
         ("sysfs", keys::SYSFS),
         ("mqtt", keys::MQTT),
+        ("tail", keys::TAIL),
     ] {
         let source = sources
             .iter()

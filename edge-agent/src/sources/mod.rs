@@ -13,6 +13,7 @@ mod mapping;
 pub mod mqtt;
 pub mod stdin;
 pub mod sysfs;
+pub mod tail;
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
