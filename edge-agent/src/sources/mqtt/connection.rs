@@ -1,38 +1,53 @@
 //! One connection after the other to the broker, and what is to be acknowledged on it.
 //!
-//! Each connection is a new rumqttc client, so that no acknowledgement of an earlier one is ever sent:
-//! the broker sends those messages again, and they are known by then.
+//! The packets are rumqttc's, the loop is our own: its event loop reads ten messages for each
+//! acknowledgement that it sends, so that with a broker that sends far ahead (mosquitto 2.0.11 sends
+//! thousands) acknowledgements would pile up without a limit. Here nothing more is read while too many
+//! wait for the disk, and acknowledgements go out at once.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use bytes::{Buf as _, BytesMut};
 use rumqttc::{
-    AsyncClient, ConnAck, ConnectReturnCode, ConnectionError, Event, EventLoop, MqttOptions,
-    Packet, Publish, QoS, StateError, SubAck, SubscribeFilter, SubscribeReasonCode, mqttbytes,
+    ConnAck, Connect, ConnectReturnCode, Packet, PubAck, Publish, QoS, SubAck, Subscribe,
+    SubscribeFilter, SubscribeReasonCode, Unsubscribe,
 };
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::filter::TOPIC_BYTES_MAX;
+use super::incoming::{Incoming, Item};
 use super::message::{self, Devices};
 use super::recent::{self, Session};
-use super::{KEEP_ALIVE, PACKET_BYTES_MAX, Settings, TOPICS_MAX, UNACKED_MAX, URGENT};
-use crate::inbox::{Closed, Ticket};
+use super::{KEEP_ALIVE, Settings, UNACKED_MAX, URGENT};
+use crate::inbox::{Closed, Reading, Ticket};
 use crate::sources::Feed;
 
-/// Requests that wait in the client: all acknowledgements, and each subscription changed.
-const REQUESTS_MAX: usize = UNACKED_MAX + 2 * TOPICS_MAX + 4;
+/// How long connecting, and the answer to the first packet, may take.
+const CONNECT_MAX: Duration = Duration::from_secs(10);
 /// How long the goodbye may take.
 const GOODBYE_MAX: Duration = Duration::from_millis(500);
+/// Bytes read at once.
+const READ_BYTES: usize = 16 << 10;
+/// Largest packet that we send: 64 filters of 1 KiB.
+const SENT_BYTES_MAX: usize = 128 << 10;
 
 /// Why a connection ended.
 pub(super) enum End {
     /// The agent stops.
     Stop,
-    /// Connect again at once.
-    Again,
     /// It broke.
     Failed(String),
+}
+
+impl From<Closed> for End {
+    fn from(_: Closed) -> Self {
+        Self::Stop
+    }
 }
 
 pub(super) struct Client {
@@ -44,13 +59,13 @@ pub(super) struct Client {
     /// Of the newest readings handed on. It outlives a connection: a message that comes again may
     /// still be on its way to the disk.
     newest: Ticket,
-    /// The next connection ends the session at the broker, because of a message that cannot be read.
-    drop_session: bool,
 }
 
 /// What belongs to one connection.
+#[derive(Default)]
 struct Open {
-    client: AsyncClient,
+    incoming: Incoming,
+    outgoing: BytesMut,
     /// Identifiers of messages to be acknowledged when their ticket is on disk, in their order.
     unacked: VecDeque<(Ticket, u16)>,
     connected: bool,
@@ -64,101 +79,129 @@ impl Client {
             devices: Devices::default(),
             messages: 0,
             newest: Ticket::default(),
-            drop_session: false,
         }
     }
 
     /// Connects and takes messages until the connection ends. Also returns whether the broker had let
     /// us in.
     pub async fn connect(&mut self, feed: &mut Feed, stop: &CancellationToken) -> (End, bool) {
-        let s = &self.settings;
-        let mut options = MqttOptions::new(&s.client_id, &s.host, s.port);
-        options
-            .set_clean_session(self.drop_session)
-            .set_manual_acks(true)
-            .set_keep_alive(KEEP_ALIVE)
-            .set_max_packet_size(PACKET_BYTES_MAX, PACKET_BYTES_MAX);
-        if s.user.is_some() || s.password.is_some() {
-            let text = |t: &Option<String>| t.clone().unwrap_or_default();
-            options.set_credentials(text(&s.user), text(&s.password));
-        }
-        let (client, mut events) = AsyncClient::new(options, REQUESTS_MAX);
-        let mut open = Open {
-            client,
-            unacked: VecDeque::new(),
-            connected: false,
+        let address = format!("{}:{}", self.settings.host, self.settings.port);
+        let connected = tokio::select! {
+            () = stop.cancelled() => return (End::Stop, false),
+            connected = timeout(CONNECT_MAX, TcpStream::connect(address)) => connected,
         };
-        let end = self.serve(&mut open, &mut events, feed, stop).await;
+        let mut stream = match connected {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return (End::Failed(error.to_string()), false),
+            Err(_) => return (End::Failed("no answer".to_owned()), false),
+        };
+        // Acknowledgements are small, and the broker waits for them.
+        let _ = stream.set_nodelay(true);
+        let mut open = Open::default();
+        open.send(&Packet::Connect(self.hello()));
+        let end = match self.serve(&mut open, &mut stream, feed, stop).await {
+            Ok(()) => End::Stop,
+            Err(end) => end,
+        };
         if matches!(end, End::Stop) && open.connected {
-            let _ = timeout(GOODBYE_MAX, goodbye(&open.client, &mut events)).await;
+            open.send(&Packet::Disconnect);
+            let _ = timeout(GOODBYE_MAX, stream.write_all_buf(&mut open.outgoing)).await;
         }
         (end, open.connected)
+    }
+
+    fn hello(&self) -> Connect {
+        let s = &self.settings;
+        let mut connect = Connect::new(&s.client_id);
+        connect.clean_session = false;
+        connect.keep_alive = KEEP_ALIVE.as_secs() as u16;
+        if s.user.is_some() || s.password.is_some() {
+            let text = |t: &Option<String>| t.clone().unwrap_or_default();
+            connect.set_login(text(&s.user), text(&s.password));
+        }
+        connect
     }
 
     async fn serve(
         &mut self,
         open: &mut Open,
-        events: &mut EventLoop,
+        stream: &mut TcpStream,
         feed: &mut Feed,
         stop: &CancellationToken,
-    ) -> End {
+    ) -> Result<(), End> {
+        let broken = |e: std::io::Error| End::Failed(e.to_string());
         let mut on_disk = feed.inbox().on_disk();
+        let (mut reader, mut writer) = stream.split();
+        let mut heard = Instant::now();
+        let mut pings = interval(KEEP_ALIVE / 2);
+        pings.reset();
         loop {
-            // Enough waits: the broker is to wait, too.
-            while open.unacked.len() >= UNACKED_MAX {
-                tokio::select! {
-                    () = stop.cancelled() => return End::Stop,
-                    changed = on_disk.changed() => if changed.is_err() { return End::Stop },
-                }
-                open.acknowledge(&mut on_disk);
+            while open.unacked.len() < UNACKED_MAX
+                && let Some(item) = open.incoming.next().map_err(End::Failed)?
+            {
+                self.take_item(open, item, feed).await?;
             }
-            let event = {
-                // A poll is finished before the next begins, while acknowledgements go into the
-                // client's queue beside it.
-                let poll = events.poll();
-                tokio::pin!(poll);
-                loop {
-                    tokio::select! {
-                        () = stop.cancelled() => return End::Stop,
-                        event = &mut poll => break event,
-                        changed = on_disk.changed(), if !open.unacked.is_empty() => {
-                            if changed.is_err() {
-                                return End::Stop;
-                            }
-                            open.acknowledge(&mut on_disk);
-                        }
-                    }
-                }
+            open.acknowledge(&mut on_disk);
+            // Until enough is on disk, the broker is to wait, too.
+            let may_read = open.unacked.len() < UNACKED_MAX;
+            if may_read {
+                open.incoming.bytes.reserve(READ_BYTES);
+            }
+            let silent_for = match open.connected {
+                true => KEEP_ALIVE * 2,
+                false => CONNECT_MAX,
             };
-            let taken = match event {
-                Ok(Event::Incoming(Packet::ConnAck(ack))) => {
-                    if self.drop_session {
-                        // The session is gone with this connection.
-                        self.drop_session = false;
-                        self.session.forget();
-                        let _ = timeout(GOODBYE_MAX, goodbye(&open.client, events)).await;
-                        return End::Again;
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                read = reader.read_buf(&mut open.incoming.bytes), if may_read => {
+                    if read.map_err(broken)? == 0 {
+                        return Err(End::Failed("the broker closed the connection".to_owned()));
                     }
-                    self.connected(open, &ack, feed)
+                    heard = Instant::now();
                 }
-                Ok(Event::Incoming(Packet::SubAck(ack))) => self.subscribed(&ack, feed).await,
-                Ok(Event::Incoming(Packet::Publish(publish))) => {
-                    self.take(open, publish, feed).await
+                written = writer.write_buf(&mut open.outgoing), if open.outgoing.has_remaining() => {
+                    written.map_err(broken)?;
                 }
-                Ok(Event::Incoming(Packet::Disconnect)) => {
-                    return End::Failed("the broker closed the connection".to_owned());
+                changed = on_disk.changed(), if !open.unacked.is_empty() => {
+                    changed.map_err(|_| End::Stop)?;
                 }
-                Ok(_) => Ok(()),
-                Err(error) => return self.failed(&error),
-            };
-            match taken {
-                Ok(()) => open.acknowledge(&mut on_disk),
-                Err(end) => return end,
+                _ = pings.tick() => open.send(&Packet::PingReq),
+                () = tokio::time::sleep_until(heard + silent_for), if may_read => {
+                    return Err(End::Failed("the broker is silent".to_owned()));
+                }
+            }
+            if !may_read {
+                // What we do not read is no silence.
+                heard = Instant::now();
+            }
+        }
+    }
+
+    async fn take_item(&mut self, open: &mut Open, item: Item, feed: &mut Feed) -> Result<(), End> {
+        match item {
+            Item::Packet(Packet::ConnAck(ack)) => self.connected(open, &ack, feed),
+            Item::Packet(Packet::SubAck(ack)) => self.subscribed(&ack, feed).await,
+            Item::Packet(Packet::Publish(publish)) => self.take(open, publish, feed).await,
+            Item::Packet(_) => Ok(()),
+            Item::TooLarge(bytes, topic, id) => {
+                self.messages += 1;
+                feed.count_row();
+                self.refuse_size(&topic, bytes, feed);
+                open.unacked.extend(id.map(|id| (self.newest, id)));
+                Ok(())
             }
         }
     }
 
     fn connected(&mut self, open: &mut Open, ack: &ConnAck, feed: &Feed) -> Result<(), End> {
+        match ack.code {
+            ConnectReturnCode::Success => {}
+            ConnectReturnCode::BadUserNamePassword | ConnectReturnCode::NotAuthorized => {
+                let why = "the broker refuses this user or password";
+                return Err(End::Failed(why.to_owned()));
+            }
+            other => return Err(End::Failed(format!("the broker refuses us: {other:?}"))),
+        }
         open.connected = true;
         tracing::info!(
             source = feed.name(),
@@ -173,17 +216,21 @@ impl Client {
             // Asking again would bring all kept messages again.
             return Ok(());
         }
-        let failed = |error: rumqttc::ClientError| End::Failed(error.to_string());
-        for old in self.session.filters.drain(..) {
-            if !wanted.contains(&old) {
-                open.client.try_unsubscribe(old).map_err(failed)?;
-            }
+        let mut old = std::mem::take(&mut self.session.filters);
+        old.retain(|f| !wanted.contains(f));
+        if let Some((first, others)) = old.split_first() {
+            let mut unsubscribe = Unsubscribe::new(first);
+            unsubscribe.topics.extend_from_slice(others);
+            unsubscribe.pkid = 1;
+            open.send(&Packet::Unsubscribe(unsubscribe));
         }
-        let filters = wanted.into_iter().map(|path| SubscribeFilter {
+        let mut subscribe = Subscribe::new_many(wanted.into_iter().map(|path| SubscribeFilter {
             path,
             qos: QoS::AtLeastOnce,
-        });
-        open.client.try_subscribe_many(filters).map_err(failed)
+        }));
+        subscribe.pkid = 2;
+        open.send(&Packet::Subscribe(subscribe));
+        Ok(())
     }
 
     /// Remembers that the broker has our subscriptions. One that it refuses is asked for again with the
@@ -204,7 +251,7 @@ impl Client {
             self.session.filters = wanted;
             let cursor = self.session.to_cursor();
             let stored = feed.push_live(self.messages, Vec::new(), cursor, false);
-            stored.await.map_err(|Closed| End::Stop)?;
+            self.newest = stored.await?.max(self.newest);
         }
         Ok(())
     }
@@ -228,7 +275,7 @@ impl Client {
                     .flatten();
                 let urgent = with_ack && open.unacked.len() + 1 >= URGENT;
                 let stored = feed.push_live(self.messages, readings, cursor, urgent);
-                self.newest = stored.await.map_err(|Closed| End::Stop)?.max(self.newest);
+                self.newest = stored.await?.max(self.newest);
             }
         }
         if with_ack {
@@ -238,67 +285,51 @@ impl Client {
         Ok(())
     }
 
-    fn readings(&mut self, p: &Publish, feed: &mut Feed) -> Vec<crate::inbox::Reading> {
+    fn readings(&mut self, p: &Publish, feed: &mut Feed) -> Vec<Reading> {
         self.messages += 1;
-        let topic = self
-            .settings
-            .topics
-            .iter()
-            .find(|t| t.filter.matches(&p.topic));
-        // Of a subscription that is being ended.
-        let Some(topic) = topic else {
+        let mut topics = self.settings.topics.iter();
+        // None means: of a subscription that is being ended.
+        let Some(topic) = topics.find(|t| t.filter.matches(&p.topic)) else {
             return Vec::new();
         };
         if p.retain && !topic.retained {
             return Vec::new();
         }
         feed.count_row();
-        let start: String = p.topic.chars().take(100).collect();
-        let max = self.settings.payload_bytes_max;
-        if p.payload.len() > max || p.topic.len() > super::filter::TOPIC_BYTES_MAX {
-            let n = p.payload.len();
-            feed.refuse(
-                self.messages,
-                &format!("{start:?}: payload of {n} bytes (payload_bytes_max is {max}), or topic too long"),
-            );
+        if p.payload.len() > self.settings.payload_bytes_max || p.topic.len() > TOPIC_BYTES_MAX {
+            self.refuse_size(&p.topic, p.payload.len(), feed);
             return Vec::new();
         }
         let parsed = message::parse(topic, &p.topic, &p.payload, &mut self.devices);
         for text in self.devices.told.drain(..) {
             tracing::warn!(source = feed.name(), "{text}");
         }
+        let mut refuse = |reason: &str| {
+            feed.refuse(
+                self.messages,
+                &format!("{:?}: {reason}", shortened(&p.topic)),
+            );
+        };
         match parsed {
             Err(reason) => {
-                feed.refuse(self.messages, &format!("{start:?}: {reason}"));
+                refuse(&reason);
                 Vec::new()
             }
             Ok(parsed) => {
-                for reason in &parsed.refused {
-                    feed.refuse(self.messages, &format!("{start:?}: {reason}"));
-                }
+                parsed.refused.iter().for_each(|reason| refuse(reason));
                 parsed.readings
             }
         }
     }
 
-    fn failed(&mut self, error: &ConnectionError) -> End {
-        End::Failed(match error {
-            ConnectionError::ConnectionRefused(
-                ConnectReturnCode::BadUserNamePassword | ConnectReturnCode::NotAuthorized,
-            ) => "the broker refuses this user or password".to_owned(),
-            ConnectionError::MqttState(StateError::Deserialization(
-                mqttbytes::Error::PayloadSizeLimitExceeded(n),
-            )) => {
-                // In a kept session it would be sent again for ever.
-                self.drop_session = true;
-                format!(
-                    "a message of {n} bytes is more than {PACKET_BYTES_MAX}; the session is begun anew \
-                     and what waited in it is lost; choose a narrower filter, or set \
-                     message_size_limit at the broker"
-                )
-            }
-            other => other.to_string(),
-        })
+    fn refuse_size(&self, topic: &str, bytes: usize, feed: &mut Feed) {
+        let max = self.settings.payload_bytes_max;
+        let reason = format!(
+            "{:?}: message of {bytes} bytes (payload_bytes_max is {max}), or a topic of more than \
+             {TOPIC_BYTES_MAX}; raise it, or choose a narrower filter",
+            shortened(topic)
+        );
+        feed.refuse(self.messages, &reason);
     }
 
     fn filters(&self) -> Vec<String> {
@@ -311,28 +342,22 @@ impl Open {
     /// Acknowledges what is on disk.
     fn acknowledge(&mut self, on_disk: &mut watch::Receiver<Ticket>) {
         let newest = *on_disk.borrow_and_update();
-        while let Some((ticket, id)) = self.unacked.front()
-            && *ticket <= newest
+        while let Some((ticket, id)) = self.unacked.front().copied()
+            && ticket <= newest
         {
-            let mut publish = Publish::new("", QoS::AtLeastOnce, Vec::new());
-            publish.pkid = *id;
-            // The queue has room for all: a failure means that the connection has ended.
-            if self.client.try_ack(&publish).is_err() {
-                return;
-            }
             self.unacked.pop_front();
+            self.send(&Packet::PubAck(PubAck::new(id)));
+        }
+    }
+
+    fn send(&mut self, packet: &Packet) {
+        if let Err(error) = packet.write(&mut self.outgoing, SENT_BYTES_MAX) {
+            // Nothing that we send is so large: client id, user and password come from a file.
+            tracing::error!(%error, "a packet to the broker cannot be written");
         }
     }
 }
 
-/// Ends the connection in order.
-async fn goodbye(client: &AsyncClient, events: &mut EventLoop) {
-    if client.try_disconnect().is_err() {
-        return;
-    }
-    while let Ok(event) = events.poll().await {
-        if matches!(event, Event::Outgoing(rumqttc::Outgoing::Disconnect)) {
-            return;
-        }
-    }
+fn shortened(topic: &str) -> String {
+    topic.chars().take(100).collect()
 }

@@ -8,6 +8,7 @@
 
 mod connection;
 mod filter;
+mod incoming;
 mod message;
 mod recent;
 
@@ -26,10 +27,7 @@ use connection::{Client, End};
 
 /// Most filters of one source.
 pub const TOPICS_MAX: usize = 64;
-/// Largest packet read. A larger one ends the connection, so this leaves room for what bridges publish
-/// besides readings (lists of devices, pictures).
-const PACKET_BYTES_MAX: usize = 4 << 20;
-/// Messages that wait for their commit; then no more are read. Brokers send 10 to 32 ahead.
+/// Messages that wait for their commit; then no more are read. Brokers should send 10 to 32 ahead.
 const UNACKED_MAX: usize = 64;
 /// With so many waiting a commit is asked for: mosquitto sends 20 ahead and would wait for us.
 const URGENT: usize = 10;
@@ -86,7 +84,6 @@ pub async fn run(
         let (end, was_connected) = client.connect(&mut feed, &stop).await;
         let why = match end {
             End::Stop => return feed.counts(),
-            End::Again => continue,
             End::Failed(why) => why,
         };
         // One that is thrown out at once (two agents with one client id) waits longer each time.

@@ -7,9 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::sources::hash::{fnv1a, fnv1a_on};
 
-/// Messages remembered. More than are ever un-acknowledged ([`super::UNACKED_MAX`]), so that every
-/// message that can come again is known; few, because they are written with each commit.
-const RECENT_MAX: usize = 2 * super::UNACKED_MAX;
+/// Messages remembered: those that wait for the disk ([`super::UNACKED_MAX`]), and those whose
+/// acknowledgement the broker has not read yet when it loses us. Their number has no limit, but a broker
+/// that is 1,000 behind is not well. Few, because they are written with each commit: 4 KiB.
+const RECENT_MAX: usize = 1024;
 
 /// The session's memory.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -17,7 +18,8 @@ pub(super) struct Session {
     /// The subscriptions that the broker has granted.
     pub filters: Vec<String>,
     /// Packet identifier and content of the last messages stored, the newest at the end.
-    recent: VecDeque<(u16, u64)>,
+    #[serde(with = "packed")]
+    recent: VecDeque<(u16, u16)>,
 }
 
 impl Session {
@@ -39,12 +41,12 @@ impl Session {
 
     /// Whether a message that comes again (the broker marks those) was stored already. A broker keeps
     /// the identifier of a message until it is acknowledged.
-    pub fn has(&self, id: u16, content: u64) -> bool {
+    pub fn has(&self, id: u16, content: u16) -> bool {
         self.recent.contains(&(id, content))
     }
 
     /// The message is stored together with this.
-    pub fn note(&mut self, id: u16, content: u64) {
+    pub fn note(&mut self, id: u16, content: u16) {
         // The identifier is used again: the earlier message was acknowledged.
         self.recent.retain(|(known, _)| *known != id);
         if self.recent.len() >= RECENT_MAX {
@@ -54,10 +56,38 @@ impl Session {
     }
 }
 
-/// The content of a message.
-pub(super) fn content(topic: &str, payload: &[u8]) -> u64 {
+/// The content of a message. Sixteen bits are enough: the identifier must be the same, too, and the
+/// broker must say that it sends the message again.
+pub(super) fn content(topic: &str, payload: &[u8]) -> u16 {
     // A topic holds no NUL.
-    fnv1a_on(fnv1a_on(fnv1a(topic.as_bytes()), &[0]), payload)
+    let hash = fnv1a_on(fnv1a_on(fnv1a(topic.as_bytes()), &[0]), payload);
+    (hash ^ (hash >> 16) ^ (hash >> 32) ^ (hash >> 48)) as u16
+}
+
+/// Four bytes for each, all in one byte string.
+mod packed {
+    use std::collections::VecDeque;
+
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(
+        recent: &VecDeque<(u16, u16)>,
+        s: S,
+    ) -> Result<S::Ok, S::Error> {
+        let bytes = recent.iter().flat_map(|(id, content)| {
+            let ([a, b], [c, d]) = (id.to_le_bytes(), content.to_le_bytes());
+            [a, b, c, d]
+        });
+        s.serialize_bytes(&bytes.collect::<Vec<u8>>())
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<VecDeque<(u16, u16)>, D::Error> {
+        let bytes = Vec::<u8>::deserialize(d)?;
+        let (entries, _) = bytes.as_chunks::<4>();
+        let entry =
+            |[a, b, c, d]: &[u8; 4]| (u16::from_le_bytes([*a, *b]), u16::from_le_bytes([*c, *d]));
+        Ok(entries.iter().map(entry).collect())
+    }
 }
 
 #[cfg(test)]
@@ -76,6 +106,7 @@ mod tests {
         let stored = session.to_cursor().unwrap();
         assert_eq!(Session::read(Some(&stored)), session);
         assert_eq!(Session::read(Some(&[255; 3])), Session::default());
+        assert!(stored.len() < 20);
         for id in 3..=RECENT_MAX as u16 {
             session.note(id, 0);
         }
