@@ -2,7 +2,6 @@
 //! and from real programs is what the cloud sees.
 
 // Shared with the tests of the program as a whole, which use more of it.
-#[allow(dead_code)]
 mod cloud;
 
 use std::collections::BTreeMap;
