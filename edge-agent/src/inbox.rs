@@ -76,6 +76,11 @@ pub enum Position {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SourceId(u32);
 
+/// A push's place in the order of storing: with the newest ticket that is on disk
+/// ([`Inbox::on_disk`]), all earlier ones are. The default is that of a push that had nothing to store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Ticket(u64);
+
 /// The agent stops; nothing more is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the agent is stopping")]
@@ -113,6 +118,8 @@ pub(crate) struct Pending {
     /// The same of those that cannot be read again.
     earliest_volatile: Option<EventTime>,
     permits: usize,
+    /// Of the newest push in it.
+    newest: Ticket,
 }
 
 impl Pending {
@@ -145,6 +152,7 @@ impl Pending {
                 .flatten()
                 .min(),
             permits: self.permits + later.permits,
+            newest: self.newest.max(later.newest),
         }
     }
 
@@ -158,6 +166,7 @@ struct State {
     pending: Pending,
     news: VecDeque<News>,
     positions: Vec<Position>,
+    pushes: u64,
     closed: bool,
 }
 
@@ -173,6 +182,7 @@ pub struct Inbox {
     backlog: watch::Sender<u64>,
     /// What the cloud's clock said last, and the monotonic time when we heard it.
     cloud_time: watch::Sender<Option<(EventTime, Duration)>>,
+    on_disk: watch::Sender<Ticket>,
 }
 
 impl Inbox {
@@ -186,6 +196,7 @@ impl Inbox {
             wake: Condvar::new(),
             backlog: watch::Sender::new(0),
             cloud_time: watch::Sender::new(None),
+            on_disk: watch::Sender::default(),
         })
     }
 
@@ -232,6 +243,42 @@ impl Inbox {
                 .await
                 .map_err(|_| Closed)?;
         }
+        let volatile = cursor.is_none();
+        self.accept(source, readings, cursor, position, urgent, volatile)
+            .await
+            .map(drop)
+    }
+
+    /// Takes readings of a source that hears of their storing ([`Self::on_disk`]). Its cursor is kept
+    /// with them, too, but is no promise that they can be read again, and it does not wait for the
+    /// backlog: what is not taken now may be gone.
+    ///
+    /// **Errors**: as [`Self::push`].
+    pub async fn push_live(
+        &self,
+        source: SourceId,
+        readings: Vec<Reading>,
+        cursor: Option<Cursor>,
+        urgent: bool,
+    ) -> Result<Ticket, Closed> {
+        self.accept(source, readings, cursor, None, urgent, true)
+            .await
+    }
+
+    /// The newest ticket on disk, and word of each further one.
+    pub fn on_disk(&self) -> watch::Receiver<Ticket> {
+        self.on_disk.subscribe()
+    }
+
+    async fn accept(
+        &self,
+        source: SourceId,
+        readings: Vec<Reading>,
+        cursor: Option<Cursor>,
+        position: Option<Position>,
+        urgent: bool,
+        volatile: bool,
+    ) -> Result<Ticket, Closed> {
         let permits = readings.len().min(self.settings.events_max.max(1));
         let permit = self
             .room
@@ -244,14 +291,17 @@ impl Inbox {
         }
         permit.forget();
         let now = self.clock.wall();
+        state.pushes += 1;
+        let ticket = Ticket(state.pushes);
         let pending = &mut state.pending;
+        pending.newest = ticket;
         pending.permits += permits;
         pending.since.get_or_insert_with(|| self.clock.monotonic());
         pending.urgent |= urgent;
-        pending.volatile |= cursor.is_none() && !readings.is_empty();
+        pending.volatile |= volatile && !readings.is_empty();
         for r in readings {
             let time = r.time.unwrap_or(now);
-            if cursor.is_none() {
+            if volatile {
                 let earliest = pending.earliest_volatile;
                 pending.earliest_volatile = Some(earliest.map_or(time, |e| e.min(time)));
             }
@@ -285,7 +335,7 @@ impl Inbox {
         }
         drop(state);
         self.wake.notify_one();
-        Ok(())
+        Ok(ticket)
     }
 
     /// Takes one reading of a command's state in, to be stored together with what is noted of it in one
@@ -449,6 +499,11 @@ impl Inbox {
         for waiting in pending.tell_stored {
             let _ = waiting.send(());
         }
+        self.on_disk.send_if_modified(|newest| {
+            let later = pending.newest > *newest;
+            *newest = pending.newest.max(*newest);
+            later
+        });
     }
 
     /// This moment, for a transmission. None while a source does not know yet where it stands.
@@ -619,6 +674,41 @@ mod tests {
                 .await,
             Err(Closed)
         );
+    }
+
+    #[tokio::test]
+    async fn a_ticket_is_on_disk_when_its_group_is_stored_and_not_before() {
+        let inbox = inbox(Settings {
+            replay_backlog_max: 100,
+            ..Settings::default()
+        });
+        let source = inbox.register(Position::Live);
+        // A live source is not held up by the backlog, even with a cursor.
+        inbox.set_backlog(101);
+        let cursor = || {
+            Some(Cursor {
+                source: "m".to_owned(),
+                position: vec![1],
+            })
+        };
+        let push = async |cursor| {
+            let push = inbox.push_live(source, vec![reading(None)], cursor, false);
+            push.await.unwrap()
+        };
+        let (first, second) = (push(None).await, push(cursor()).await);
+        let group = inbox.wait(None, true).1.unwrap();
+        assert!(group.volatile && group.cursors().len() == 1);
+        let third = push(None).await;
+        assert!(*inbox.on_disk().borrow() < first);
+        // The first try fails; what came since is stored together with it.
+        inbox.put_back(group);
+        let group = inbox.wait(None, true).1.unwrap();
+        assert!(*inbox.on_disk().borrow() < first);
+        let mut told = inbox.on_disk();
+        inbox.stored(group);
+        assert!(told.has_changed().unwrap());
+        assert_eq!(*told.borrow_and_update(), third);
+        assert!(first < second && second < third && Ticket::default() < first);
     }
 
     #[tokio::test]

@@ -1,6 +1,8 @@
 //! The program as a whole, against a cloud that behaves badly.
 
 mod cloud;
+mod mqtt;
+mod tail;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

@@ -46,6 +46,10 @@ const UPLINK: &[&str] = &[
     "keep_alive_s",
     "stop_grace_ms",
 ];
+pub(super) use super::mqtt::{KEYS as MQTT, TOPIC_KEYS};
+pub(super) use super::sysfs::KEYS as SYSFS;
+pub(super) use super::tail::KEYS as TAIL;
+
 /// Keys of every source.
 pub(super) const COMMON: &[&str] = &["units", "dead_band", "min_interval_ms", "max_interval_ms"];
 pub(super) const HOST: &[&str] = &[
@@ -100,7 +104,9 @@ pub(super) const FILE: &[&str] = &[
     "attributes",
 ];
 /// Kinds of sources.
-const KINDS: &[&str] = &["host", "agent", "stdin", "file", "socket", "exec"];
+const KINDS: &[&str] = &[
+    "host", "agent", "stdin", "file", "socket", "exec", "sysfs", "mqtt", "tail",
+];
 /// Keys whose value is taken as it stands from the environment and from flags.
 const TEXTS: &[&str] = &[
     "agent",
@@ -133,6 +139,9 @@ pub(super) fn check(table: &Table, origin: &str) -> Result<(), ConfigError> {
                         Some("file") => FILE,
                         Some("socket") => inputs::SOCKET,
                         Some("exec") => inputs::EXEC,
+                        Some("sysfs") => SYSFS,
+                        Some("mqtt") => MQTT,
+                        Some("tail") => TAIL,
                         Some(other) => {
                             let nearest = nearest(other, KINDS);
                             let hint = nearest.map(|n| format!("; did you mean {n:?}?"));
@@ -150,6 +159,14 @@ pub(super) fn check(table: &Table, origin: &str) -> Result<(), ConfigError> {
                     };
                     let keys = [keys, COMMON].concat();
                     all(source, &format!("source[{i}]."), &keys, origin)?;
+                    let topics = source.get("topics").and_then(Value::as_array);
+                    for (n, topic) in topics.into_iter().flatten().enumerate() {
+                        let Value::Table(topic) = topic else {
+                            continue;
+                        };
+                        let prefix = format!("source[{i}].topics[{n}].");
+                        all(topic, &prefix, TOPIC_KEYS, origin)?;
+                    }
                 }
             }
             ("command", Value::Array(commands)) => {

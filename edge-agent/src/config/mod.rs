@@ -6,7 +6,10 @@
 mod command;
 mod inputs;
 mod keys;
+mod mqtt;
 mod raw;
+mod sysfs;
+mod tail;
 mod tls;
 
 use std::collections::BTreeMap;
@@ -89,6 +92,12 @@ pub enum SourceKind {
     Socket(socket::Settings),
     /// A program whose output is read.
     Exec(exec::Settings),
+    /// Messages of a broker nearby.
+    Mqtt(crate::sources::mqtt::Settings),
+    /// A log that is followed.
+    Tail(crate::sources::tail::Settings),
+    /// Sensors of this machine.
+    Sysfs(crate::sources::sysfs::Settings),
 }
 
 /// Why a configuration cannot be used. `Display` names the key and, where there is one, the remedy.
@@ -456,6 +465,24 @@ fn source(item: &raw::Entry, i: usize, raw: &Raw, agent: &AgentId) -> Result<Sou
         raw::Source::Exec(s) => {
             let (name, settings) = inputs::exec(s, agent, &key)?;
             (name, &s.attributes, SourceKind::Exec(settings))
+        }
+        raw::Source::Mqtt(s) => {
+            let name = s.name.clone().unwrap_or("mqtt".to_owned());
+            let settings = mqtt::settings(s, &name, &key, agent)?;
+            (name, &s.attributes, SourceKind::Mqtt(settings))
+        }
+        raw::Source::Tail(s) => {
+            let path = || s.path.display().to_string();
+            let kind = SourceKind::Tail(tail::settings(s, &key)?);
+            (s.name.clone().unwrap_or_else(path), &s.attributes, kind)
+        }
+        raw::Source::Sysfs(s) => {
+            let kind = SourceKind::Sysfs(sysfs::settings(s, &key, agent)?);
+            (
+                s.name.clone().unwrap_or("sysfs".to_owned()),
+                &s.attributes,
+                kind,
+            )
         }
     };
     attributes.extend(own.clone());

@@ -152,6 +152,9 @@ pub enum Source {
     File(FileSource),
     Socket(SocketSource),
     Exec(ExecSource),
+    Sysfs(super::sysfs::SysfsSource),
+    Mqtt(super::mqtt::MqttSource),
+    Tail(super::tail::TailSource),
 }
 
 /// `kind = "host"`.

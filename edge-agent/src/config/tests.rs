@@ -313,6 +313,9 @@ fn the_sample_has_every_option() {
         ("file", keys::FILE),
         ("socket", inputs::SOCKET),
         ("exec", inputs::EXEC),
+        ("sysfs", keys::SYSFS),
+        ("mqtt", keys::MQTT),
+        ("tail", keys::TAIL),
     ] {
         let source = sources
             .iter()
@@ -324,6 +327,14 @@ fn the_sample_has_every_option() {
                 "{key} of {kind} is not in agent.sample.toml"
             );
         }
+    }
+    let topics = sources.iter().find_map(|s| s.get("topics")).unwrap();
+    let topics = topics.as_array().unwrap();
+    for key in keys::TOPIC_KEYS {
+        assert!(
+            topics.iter().any(|t| t.get(key).is_some()),
+            "{key} of topics is not in agent.sample.toml"
+        );
     }
 }
 

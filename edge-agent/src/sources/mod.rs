@@ -9,16 +9,20 @@ pub mod change;
 mod decode;
 pub mod exec;
 pub mod file;
+mod hash;
 pub mod host;
 mod json;
 pub mod line_protocol;
 mod lines;
 mod mapping;
+pub mod mqtt;
 pub mod own;
 pub mod socket;
 pub mod statsd;
 pub mod stdin;
+pub mod sysfs;
 mod tags;
+pub mod tail;
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -26,12 +30,13 @@ use std::sync::Arc;
 use event::{DeviceId, MetricName, Value};
 
 pub use decode::Decoding;
+pub(crate) use hash::fnv1a;
 pub use mapping::{Mapping, MappingError, TimeFormat};
 pub use tags::TagRules;
 
 use crate::buffer::Cursor;
 use crate::config::{Source, SourceKind};
-use crate::inbox::{self, Closed, Inbox, Position, Reading, SourceId};
+use crate::inbox::{self, Closed, Inbox, Position, Reading, SourceId, Ticket};
 
 /// Devices whose attributes have been sent are remembered up to this number.
 const SEEN_MAX: usize = 65_536;
@@ -170,6 +175,47 @@ impl Feed {
         cursor: Option<Vec<u8>>,
         position: Option<Position>,
     ) -> Result<(), Closed> {
+        let taken = self.taken(line, readings);
+        let cursor = self.cursor(cursor);
+        if taken.is_empty() && cursor.is_none() {
+            if let Some(position) = position {
+                self.stand_at(position);
+            }
+            return Ok(());
+        }
+        self.inbox
+            .push(self.id, taken, cursor, position, false)
+            .await
+    }
+
+    /// Hands readings on as [`Self::push`] does, for a source that wants to know when they are on disk:
+    /// [`Inbox::on_disk`] tells of the ticket. `urgent` asks for a commit at once.
+    ///
+    /// **Errors**: the agent stops.
+    pub async fn push_live(
+        &mut self,
+        line: u64,
+        readings: Vec<Reading>,
+        cursor: Option<Vec<u8>>,
+        urgent: bool,
+    ) -> Result<Ticket, Closed> {
+        let taken = self.taken(line, readings);
+        let cursor = self.cursor(cursor);
+        if taken.is_empty() && cursor.is_none() {
+            return Ok(Ticket::default());
+        }
+        self.inbox.push_live(self.id, taken, cursor, urgent).await
+    }
+
+    fn cursor(&self, position: Option<Vec<u8>>) -> Option<Cursor> {
+        position.map(|position| Cursor {
+            source: self.name.clone(),
+            position,
+        })
+    }
+
+    /// What can be taken, with the attributes of devices seen for the first time.
+    fn taken(&mut self, line: u64, readings: Vec<Reading>) -> Vec<Reading> {
         let mut taken = Vec::with_capacity(readings.len() + self.attributes.len());
         for reading in readings {
             if let Err(reason) = inbox::check(&reading.value) {
@@ -199,19 +245,7 @@ impl Feed {
             taken.push(reading);
         }
         self.counts.readings += taken.len() as u64;
-        let cursor = cursor.map(|position| Cursor {
-            source: self.name.clone(),
-            position,
-        });
-        if taken.is_empty() && cursor.is_none() {
-            if let Some(position) = position {
-                self.stand_at(position);
-            }
-            return Ok(());
-        }
-        self.inbox
-            .push(self.id, taken, cursor, position, false)
-            .await
+        taken
     }
 }
 

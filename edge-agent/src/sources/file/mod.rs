@@ -16,6 +16,8 @@ use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+// Of the file's first line: enough to notice another file under the same name.
+use super::hash::fnv1a as fingerprint;
 use super::{Counts, Feed, Mapping, Unreadable};
 use crate::inbox::{Position, Reading};
 
@@ -319,13 +321,6 @@ impl Replay {
             }
         }
     }
-}
-
-/// FNV-1a of the file's first line: enough to notice another file under the same name.
-fn fingerprint(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |h, b| {
-        (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3)
-    })
 }
 
 #[cfg(test)]
