@@ -2,7 +2,6 @@
 
 mod cloud;
 mod mqtt;
-mod tail;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

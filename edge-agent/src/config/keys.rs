@@ -48,7 +48,6 @@ const UPLINK: &[&str] = &[
 ];
 pub(super) use super::mqtt::{KEYS as MQTT, TOPIC_KEYS};
 pub(super) use super::sysfs::KEYS as SYSFS;
-pub(super) use super::tail::KEYS as TAIL;
 
 /// Keys of every source.
 pub(super) const COMMON: &[&str] = &["units", "dead_band", "min_interval_ms", "max_interval_ms"];
@@ -105,7 +104,7 @@ pub(super) const FILE: &[&str] = &[
 ];
 /// Kinds of sources.
 const KINDS: &[&str] = &[
-    "host", "agent", "stdin", "file", "socket", "exec", "sysfs", "mqtt", "tail",
+    "host", "agent", "stdin", "file", "socket", "exec", "sysfs", "mqtt",
 ];
 /// Keys whose value is taken as it stands from the environment and from flags.
 const TEXTS: &[&str] = &[
@@ -141,7 +140,6 @@ pub(super) fn check(table: &Table, origin: &str) -> Result<(), ConfigError> {
                         Some("exec") => inputs::EXEC,
                         Some("sysfs") => SYSFS,
                         Some("mqtt") => MQTT,
-                        Some("tail") => TAIL,
                         Some(other) => {
                             let nearest = nearest(other, KINDS);
                             let hint = nearest.map(|n| format!("; did you mean {n:?}?"));

@@ -292,7 +292,7 @@ mod tests {
         check_error("[[source]]\nkind = 'mqtt'", "source[0].topics: is missing");
         check_error(
             "[[source]]\nkind = 'mqtt'\nserver = 'mqtts://h'\ntopics = [{}]",
-            "source[0].server: TLS is not built in",
+            "source[0].server: a broker nearby is reached without TLS",
         );
         check(
             "devise_level = 2",

@@ -154,7 +154,6 @@ pub enum Source {
     Exec(ExecSource),
     Sysfs(super::sysfs::SysfsSource),
     Mqtt(super::mqtt::MqttSource),
-    Tail(super::tail::TailSource),
 }
 
 /// `kind = "host"`.
