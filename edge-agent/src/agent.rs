@@ -18,7 +18,7 @@ use crate::health::Health;
 use crate::inbox::{Inbox, News};
 use crate::keeper::{FULL_WAIT, Keeper, TO_LINK_MAX};
 use crate::service;
-use crate::sources::{Feed, Unreadable, exec, file, host, mqtt, own, socket, stdin, sysfs};
+use crate::sources::{Feed, Unreadable, exec, file, host, mqtt, own, socket, stdin, sysfs, tail};
 use crate::status::Socket;
 use crate::uplink::link;
 
@@ -354,6 +354,15 @@ fn start_sources(
                 sysfs::run(settings, feed, stop).await;
                 Ok(())
             })),
+            SourceKind::Tail(settings) => {
+                let cursor = buffer
+                    .cursor(&source.name)
+                    .with_context(|| format!("read the cursor of {:?}", source.name))?;
+                drop(tasks.spawn(async move {
+                    tail::run(settings, cursor, feed, stop).await;
+                    Ok(())
+                }));
+            }
             SourceKind::Mqtt(settings) => {
                 let cursor = buffer
                     .cursor(&source.name)

@@ -2,6 +2,7 @@
 
 mod cloud;
 mod mqtt;
+mod tail;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

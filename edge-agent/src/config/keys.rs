@@ -48,6 +48,7 @@ const UPLINK: &[&str] = &[
 ];
 pub(super) use super::mqtt::{KEYS as MQTT, TOPIC_KEYS};
 pub(super) use super::sysfs::KEYS as SYSFS;
+pub(super) use super::tail::KEYS as TAIL;
 
 /// Keys of every source.
 pub(super) const COMMON: &[&str] = &["units", "dead_band", "min_interval_ms", "max_interval_ms"];
@@ -104,7 +105,7 @@ pub(super) const FILE: &[&str] = &[
 ];
 /// Kinds of sources.
 const KINDS: &[&str] = &[
-    "host", "agent", "stdin", "file", "socket", "exec", "sysfs", "mqtt",
+    "host", "agent", "stdin", "file", "socket", "exec", "sysfs", "mqtt", "tail",
 ];
 /// Keys whose value is taken as it stands from the environment and from flags.
 const TEXTS: &[&str] = &[
@@ -140,6 +141,7 @@ pub(super) fn check(table: &Table, origin: &str) -> Result<(), ConfigError> {
                         Some("exec") => inputs::EXEC,
                         Some("sysfs") => SYSFS,
                         Some("mqtt") => MQTT,
+                        Some("tail") => TAIL,
                         Some(other) => {
                             let nearest = nearest(other, KINDS);
                             let hint = nearest.map(|n| format!("; did you mean {n:?}?"));

@@ -9,6 +9,7 @@ mod keys;
 mod mqtt;
 mod raw;
 mod sysfs;
+mod tail;
 mod tls;
 
 use std::collections::BTreeMap;
@@ -93,6 +94,8 @@ pub enum SourceKind {
     Exec(exec::Settings),
     /// Messages of a broker nearby.
     Mqtt(crate::sources::mqtt::Settings),
+    /// A log that is followed.
+    Tail(crate::sources::tail::Settings),
     /// Sensors of this machine.
     Sysfs(crate::sources::sysfs::Settings),
 }
@@ -467,6 +470,11 @@ fn source(item: &raw::Entry, i: usize, raw: &Raw, agent: &AgentId) -> Result<Sou
             let name = s.name.clone().unwrap_or("mqtt".to_owned());
             let settings = mqtt::settings(s, &name, &key, agent)?;
             (name, &s.attributes, SourceKind::Mqtt(settings))
+        }
+        raw::Source::Tail(s) => {
+            let path = || s.path.display().to_string();
+            let kind = SourceKind::Tail(tail::settings(s, &key)?);
+            (s.name.clone().unwrap_or_else(path), &s.attributes, kind)
         }
         raw::Source::Sysfs(s) => {
             let kind = SourceKind::Sysfs(sysfs::settings(s, &key, agent)?);

@@ -154,6 +154,7 @@ pub enum Source {
     Exec(ExecSource),
     Sysfs(super::sysfs::SysfsSource),
     Mqtt(super::mqtt::MqttSource),
+    Tail(super::tail::TailSource),
 }
 
 /// `kind = "host"`.

@@ -315,6 +315,7 @@ fn the_sample_has_every_option() {
         ("exec", inputs::EXEC),
         ("sysfs", keys::SYSFS),
         ("mqtt", keys::MQTT),
+        ("tail", keys::TAIL),
     ] {
         let source = sources
             .iter()

@@ -22,6 +22,7 @@ pub mod statsd;
 pub mod stdin;
 pub mod sysfs;
 mod tags;
+pub mod tail;
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;

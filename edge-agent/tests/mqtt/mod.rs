@@ -80,8 +80,8 @@ impl Broker {
         assert!(status.success());
     }
 
-    /// Publishes all lines, each as a message with QoS 1.
-    fn publish_lines(&self, topic: &str, lines: &[String]) {
+    /// Begins to publish all lines, each as a message with QoS 1.
+    fn publish_lines(&self, topic: &str, lines: &[String]) -> Child {
         let mut child = self
             .client(&["-t", topic, "-q", "1", "-l"])
             .stdin(Stdio::piped())
@@ -92,7 +92,7 @@ impl Broker {
             .write_all(format!("{}\n", lines.join("\n")).as_bytes())
             .unwrap();
         drop(stdin);
-        assert!(child.wait().unwrap().success());
+        child
     }
 
     /// Publishes until the agent has a session at the broker.
@@ -250,17 +250,22 @@ fn messages_of_qos_1_are_counted_once_while_agent_and_broker_end() {
     broker.wait_for_agent(&cloud);
     let mut n = 0;
     for round in 0..10 {
-        let lines: Vec<String> = (n..n + 300).map(|n| format!("{{\"n\":{n}}}")).collect();
-        n += 300;
-        broker.publish_lines("zigbee2mqtt/counter", &lines);
-        std::thread::sleep(Duration::from_millis(rng.random_range(0..120)));
-        agent.kill();
+        let lines: Vec<String> = (n..n + 1000).map(|n| format!("{{\"n\":{n}}}")).collect();
+        n += 1000;
+        let mut publishing = broker.publish_lines("zigbee2mqtt/counter", &lines);
+        for _ in 0..2 {
+            std::thread::sleep(Duration::from_millis(rng.random_range(0..100)));
+            agent.kill();
+            agent = Agent::start(dir.path(), &cloud, &config, Stdio::null());
+        }
+        assert!(publishing.wait().unwrap().success());
         if round == 5 {
             // Messages wait in the saved session.
+            agent.kill();
             let port = broker.stop();
             broker = Broker::start(dir.path(), Some(port));
+            agent = Agent::start(dir.path(), &cloud, &config, Stdio::null());
         }
-        agent = Agent::start(dir.path(), &cloud, &config, Stdio::null());
     }
     cloud.wait_for("every message", |s| counted(s).len() == n as usize);
     // The broker goes away and comes back under a running agent.
