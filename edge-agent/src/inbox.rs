@@ -100,6 +100,9 @@ pub(crate) enum News {
     Stop(Duration),
 }
 
+/// What a sample without a text is counted as, bytes: about what it takes before compression.
+const SAMPLE_BYTES: usize = 40;
+
 /// Samples that wait for the next commit.
 #[derive(Debug, Default)]
 pub(crate) struct Pending {
@@ -129,6 +132,37 @@ impl Pending {
             .into_iter()
             .map(|(source, position)| Cursor { source, position })
             .collect()
+    }
+
+    /// Adds readings; those without a time get `now`. `volatile`: their source cannot read them again.
+    fn add(&mut self, readings: Vec<Reading>, now: EventTime, volatile: bool) {
+        let earlier =
+            |old: Option<EventTime>, time| Some(old.map_or(time, |e: EventTime| e.min(time)));
+        for reading in readings {
+            let Reading {
+                device,
+                metric,
+                time,
+                value,
+            } = reading;
+            let time = time.unwrap_or(now);
+            if volatile {
+                self.volatile = true;
+                self.earliest_volatile = earlier(self.earliest_volatile, time);
+            }
+            self.earliest = earlier(self.earliest, time);
+            self.bytes += SAMPLE_BYTES
+                + match &value {
+                    Value::Text(text) => text.len(),
+                    Value::Number(_) | Value::Bool(_) => 0,
+                };
+            self.samples.push(Sample {
+                device,
+                metric,
+                time,
+                value,
+            });
+        }
     }
 
     /// What came first, then what came later.
@@ -298,33 +332,7 @@ impl Inbox {
         pending.permits += permits;
         pending.since.get_or_insert_with(|| self.clock.monotonic());
         pending.urgent |= urgent;
-        pending.volatile |= volatile && !readings.is_empty();
-        for r in readings {
-            let time = r.time.unwrap_or(now);
-            if volatile {
-                let earliest = pending.earliest_volatile;
-                pending.earliest_volatile = Some(earliest.map_or(time, |e| e.min(time)));
-            }
-            pending.earliest = Some(pending.earliest.map_or(time, |e| e.min(time)));
-            pending.bytes += 40
-                + if let Value::Text(text) = &r.value {
-                    text.len()
-                } else {
-                    0
-                };
-            let Reading {
-                device,
-                metric,
-                value,
-                ..
-            } = r;
-            pending.samples.push(Sample {
-                device,
-                metric,
-                time,
-                value,
-            });
-        }
+        pending.add(readings, now, volatile);
         if let Some(Cursor { source, position }) = cursor {
             pending.cursors.insert(source, position);
         }
@@ -367,17 +375,7 @@ impl Inbox {
         pending.permits += permits;
         pending.since.get_or_insert_with(|| self.clock.monotonic());
         pending.urgent = true;
-        for r in readings {
-            let time = r.time.unwrap_or(now);
-            pending.earliest = Some(pending.earliest.map_or(time, |e| e.min(time)));
-            pending.bytes += 40 + value::TEXT_BYTES_MAX;
-            pending.samples.push(Sample {
-                device: r.device,
-                metric: r.metric,
-                time,
-                value: r.value,
-            });
-        }
+        pending.add(readings, now, false);
         pending.commands.extend(changes);
         pending.tell_stored.push(tell);
         drop(state);

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::io::{self, Read as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt as _;
@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::health::{Health, Process, Snapshot};
 use crate::inbox::Inbox;
+use crate::sources::socket::listen::{SocketFile, remove_stale};
 
 /// The socket's name in the data directory.
 const SOCKET: &str = "status.sock";
@@ -27,21 +28,20 @@ const ANSWER_BYTES_MAX: u64 = 64 << 10;
 #[derive(Debug)]
 pub(crate) struct Socket {
     listener: UnixListener,
-    path: PathBuf,
+    _file: SocketFile,
 }
 
 impl Socket {
-    /// Makes the socket. The data directory is this agent's alone, so a file of that name is left from a life
-    /// before.
+    /// Makes the socket in the place of one that a killed agent has left.
     pub fn open(dir: &Path) -> io::Result<Self> {
         let path = dir.join(SOCKET);
-        match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+        remove_stale(&path)?;
         let listener = UnixListener::bind(&path)?;
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o660))?;
-        Ok(Self { listener, path })
+        Ok(Self {
+            listener,
+            _file: SocketFile::of(&path)?,
+        })
     }
 
     /// Answers everybody who connects, one after the other, with one line of JSON.
@@ -74,12 +74,6 @@ impl Socket {
             // Whoever asked is gone: that is his affair.
             let _ = tokio::time::timeout(ANSWER_MAX, answer).await;
         }
-    }
-}
-
-impl Drop for Socket {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
     }
 }
 

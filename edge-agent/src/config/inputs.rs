@@ -15,7 +15,6 @@ const TAGS_MAX: usize = 32;
 
 pub(super) const SOCKET: &[&str] = &[
     "kind",
-    "name",
     "listen",
     "format",
     "interval_ms",
@@ -32,11 +31,9 @@ pub(super) const SOCKET: &[&str] = &[
     "metrics",
     "skip",
     "rename",
-    "attributes",
 ];
 pub(super) const EXEC: &[&str] = &[
     "kind",
-    "name",
     "command",
     "env",
     "mode",
@@ -59,31 +56,26 @@ pub(super) const EXEC: &[&str] = &[
     "metrics",
     "skip",
     "rename",
-    "attributes",
 ];
 
 /// `kind = "socket"`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SocketSource {
-    pub name: Option<String>,
     pub listen: String,
     pub format: Option<SocketFormat>,
     pub interval_ms: u64,
     #[serde(flatten)]
     pub content: Content,
-    pub attributes: BTreeMap<String, String>,
 }
 
 impl Default for SocketSource {
     fn default() -> Self {
         Self {
-            name: None,
             listen: String::new(),
             format: None,
             interval_ms: 10_000,
             content: Content::default(),
-            attributes: BTreeMap::new(),
         }
     }
 }
@@ -101,7 +93,6 @@ pub enum SocketFormat {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ExecSource {
-    pub name: Option<String>,
     pub command: Vec<String>,
     pub env: BTreeMap<String, String>,
     pub mode: ExecMode,
@@ -113,13 +104,11 @@ pub struct ExecSource {
     pub metric: Option<String>,
     #[serde(flatten)]
     pub content: Content,
-    pub attributes: BTreeMap<String, String>,
 }
 
 impl Default for ExecSource {
     fn default() -> Self {
         Self {
-            name: None,
             command: Vec::new(),
             env: BTreeMap::new(),
             mode: ExecMode::Interval,
@@ -130,7 +119,6 @@ impl Default for ExecSource {
             format: None,
             metric: None,
             content: Content::default(),
-            attributes: BTreeMap::new(),
         }
     }
 }
@@ -280,7 +268,7 @@ pub(super) fn socket(
         decoding,
         lag: Duration::from_millis(s.content.lag_ms),
     };
-    Ok((s.name.clone().unwrap_or(s.listen.clone()), settings))
+    Ok((s.listen.clone(), settings))
 }
 
 /// The name by default, and what the source reads.
@@ -356,7 +344,7 @@ pub(super) fn exec(
         decoding,
         lag: ms(s.content.lag_ms),
     };
-    Ok((s.name.clone().unwrap_or(program.clone()), settings))
+    Ok((program.clone(), settings))
 }
 
 #[cfg(test)]

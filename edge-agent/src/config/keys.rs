@@ -51,26 +51,18 @@ pub(super) use super::sysfs::KEYS as SYSFS;
 pub(super) use super::tail::KEYS as TAIL;
 
 /// Keys of every source.
-pub(super) const COMMON: &[&str] = &["units", "dead_band", "min_interval_ms", "max_interval_ms"];
-pub(super) const HOST: &[&str] = &[
-    "kind",
+pub(super) const COMMON: &[&str] = &[
     "name",
-    "device",
-    "interval_ms",
-    "disk",
     "attributes",
+    "units",
+    "dead_band",
+    "min_interval_ms",
+    "max_interval_ms",
 ];
-pub(super) const OWN: &[&str] = &[
-    "kind",
-    "name",
-    "device",
-    "interval_ms",
-    "card_endurance_gb",
-    "attributes",
-];
+pub(super) const HOST: &[&str] = &["kind", "device", "interval_ms", "disk"];
+pub(super) const OWN: &[&str] = &["kind", "device", "interval_ms", "card_endurance_gb"];
 pub(super) const STDIN: &[&str] = &[
     "kind",
-    "name",
     "device",
     "device_key",
     "time_key",
@@ -80,11 +72,9 @@ pub(super) const STDIN: &[&str] = &[
     "metrics",
     "skip",
     "rename",
-    "attributes",
 ];
 pub(super) const FILE: &[&str] = &[
     "kind",
-    "name",
     "path",
     "format",
     "delimiter",
@@ -101,7 +91,6 @@ pub(super) const FILE: &[&str] = &[
     "rename",
     "timestamps",
     "speed",
-    "attributes",
 ];
 /// Kinds of sources.
 const KINDS: &[&str] = &[

@@ -402,7 +402,9 @@ fn source(item: &raw::Entry, i: usize, raw: &Raw, agent: &AgentId) -> Result<Sou
     };
     let bad_mapping = |e: MappingError| ConfigError::value(format!("source[{i}]"), e);
     let mut attributes = raw.attributes.clone();
-    let (name, own, kind) = match &item.kind {
+    // The name that it has if it is given none, and what it reads.
+    let given = &item.common.name;
+    let (default_name, kind) = match &item.kind {
         raw::Source::Host(s) => {
             at_least(&key("interval_ms"), s.interval_ms, 10)?;
             let settings = host::Settings {
@@ -410,11 +412,7 @@ fn source(item: &raw::Entry, i: usize, raw: &Raw, agent: &AgentId) -> Result<Sou
                 interval: Duration::from_millis(s.interval_ms),
                 disk: s.disk.clone(),
             };
-            (
-                s.name.clone().unwrap_or("host".to_owned()),
-                &s.attributes,
-                SourceKind::Host(settings),
-            )
+            ("host".to_owned(), SourceKind::Host(settings))
         }
         raw::Source::Own(s) => {
             at_least(&key("interval_ms"), s.interval_ms, 10)?;
@@ -428,8 +426,7 @@ fn source(item: &raw::Entry, i: usize, raw: &Raw, agent: &AgentId) -> Result<Sou
                 interval: Duration::from_millis(s.interval_ms),
                 card_endurance: endurance.map(|gb| (gb * 1e9) as u64),
             };
-            let name = s.name.clone().unwrap_or("agent".to_owned());
-            (name, &s.attributes, SourceKind::Own(settings))
+            ("agent".to_owned(), SourceKind::Own(settings))
         }
         raw::Source::Stdin(s) => {
             let settings = stdin::Settings {
@@ -446,46 +443,36 @@ fn source(item: &raw::Entry, i: usize, raw: &Raw, agent: &AgentId) -> Result<Sou
                 },
                 lag: Duration::from_millis(s.lag_ms),
             };
-            let name = s.name.clone().unwrap_or("stdin".to_owned());
-            (name, &s.attributes, SourceKind::Stdin(settings))
+            ("stdin".to_owned(), SourceKind::Stdin(settings))
         }
         raw::Source::File(s) => {
             let mut settings = file_source(s, &key, id, bad_mapping)?;
             settings.keep_trying = !raw.exit_when_done;
-            let name = s
-                .name
-                .clone()
-                .unwrap_or_else(|| s.path.display().to_string());
-            (name, &s.attributes, SourceKind::File(settings))
+            (s.path.display().to_string(), SourceKind::File(settings))
         }
         raw::Source::Socket(s) => {
             let (name, settings) = inputs::socket(s, &key)?;
-            (name, &s.attributes, SourceKind::Socket(settings))
+            (name, SourceKind::Socket(settings))
         }
         raw::Source::Exec(s) => {
             let (name, settings) = inputs::exec(s, agent, &key)?;
-            (name, &s.attributes, SourceKind::Exec(settings))
+            (name, SourceKind::Exec(settings))
         }
         raw::Source::Mqtt(s) => {
-            let name = s.name.clone().unwrap_or("mqtt".to_owned());
-            let settings = mqtt::settings(s, &name, &key, agent)?;
-            (name, &s.attributes, SourceKind::Mqtt(settings))
+            let name = given.as_deref().unwrap_or("mqtt");
+            let settings = mqtt::settings(s, name, &key, agent)?;
+            ("mqtt".to_owned(), SourceKind::Mqtt(settings))
         }
         raw::Source::Tail(s) => {
-            let path = || s.path.display().to_string();
             let kind = SourceKind::Tail(tail::settings(s, &key)?);
-            (s.name.clone().unwrap_or_else(path), &s.attributes, kind)
+            (s.path.display().to_string(), kind)
         }
         raw::Source::Sysfs(s) => {
             let kind = SourceKind::Sysfs(sysfs::settings(s, &key, agent)?);
-            (
-                s.name.clone().unwrap_or("sysfs".to_owned()),
-                &s.attributes,
-                kind,
-            )
+            ("sysfs".to_owned(), kind)
         }
     };
-    attributes.extend(own.clone());
+    attributes.extend(item.common.attributes.clone());
     let units = item.common.units.iter();
     attributes.extend(units.map(|(metric, unit)| (format!("unit.{metric}"), unit.clone())));
     for name in attributes.keys() {
@@ -494,7 +481,7 @@ fn source(item: &raw::Entry, i: usize, raw: &Raw, agent: &AgentId) -> Result<Sou
         }
     }
     Ok(Source {
-        name,
+        name: given.clone().unwrap_or(default_name),
         attributes,
         on_change: on_change(&item.common, &key)?,
         kind,

@@ -9,10 +9,10 @@ use serde::{Deserialize, Serialize};
 use super::{ConfigError, tls, within};
 use crate::sources::mqtt::{DeviceFrom, Filter, Format, MetricFrom, Settings, TOPICS_MAX, Topic};
 use crate::sources::{Mapping, TimeFormat};
+use crate::uplink::secret::Secret;
 
 pub(super) const KEYS: &[&str] = &[
     "kind",
-    "name",
     "server",
     "user",
     "password",
@@ -20,7 +20,6 @@ pub(super) const KEYS: &[&str] = &[
     "payload_bytes_max",
     "lag_ms",
     "topics",
-    "attributes",
 ];
 pub(super) const TOPIC_KEYS: &[&str] = &[
     "filter",
@@ -45,7 +44,6 @@ pub(super) const TOPIC_KEYS: &[&str] = &[
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default)]
 pub struct MqttSource {
-    pub name: Option<String>,
     pub server: String,
     pub user: Option<String>,
     pub password: Option<String>,
@@ -53,13 +51,11 @@ pub struct MqttSource {
     pub payload_bytes_max: usize,
     pub lag_ms: Option<u64>,
     pub topics: Vec<MqttTopic>,
-    pub attributes: BTreeMap<String, String>,
 }
 
 impl Default for MqttSource {
     fn default() -> Self {
         Self {
-            name: None,
             server: "mqtt://127.0.0.1:1883".to_owned(),
             user: None,
             password: None,
@@ -67,7 +63,6 @@ impl Default for MqttSource {
             payload_bytes_max: 64 << 10,
             lag_ms: None,
             topics: Vec::new(),
-            attributes: BTreeMap::new(),
         }
     }
 }
@@ -169,7 +164,7 @@ pub(super) fn settings(
         host,
         port,
         user: s.user.clone(),
-        password: s.password.clone(),
+        password: s.password.clone().map(Secret::new),
         client_id: match &s.client_id {
             Some(id) => id.clone(),
             None => format!("tidewatch-{agent}-{name}"),

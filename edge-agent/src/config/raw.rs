@@ -135,6 +135,8 @@ pub struct Entry {
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Common {
+    pub name: Option<String>,
+    pub attributes: BTreeMap<String, String>,
     pub units: BTreeMap<String, String>,
     pub dead_band: Option<f64>,
     pub min_interval_ms: u64,
@@ -161,21 +163,17 @@ pub enum Source {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default)]
 pub struct HostSource {
-    pub name: Option<String>,
     pub device: Option<String>,
     pub interval_ms: u64,
     pub disk: PathBuf,
-    pub attributes: BTreeMap<String, String>,
 }
 
 impl Default for HostSource {
     fn default() -> Self {
         Self {
-            name: None,
             device: None,
             interval_ms: 10_000,
             disk: "/".into(),
-            attributes: BTreeMap::new(),
         }
     }
 }
@@ -184,21 +182,17 @@ impl Default for HostSource {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default)]
 pub struct OwnSource {
-    pub name: Option<String>,
     pub device: Option<String>,
     pub interval_ms: u64,
     pub card_endurance_gb: Option<f64>,
-    pub attributes: BTreeMap<String, String>,
 }
 
 impl Default for OwnSource {
     fn default() -> Self {
         Self {
-            name: None,
             device: None,
             interval_ms: 60_000,
             card_endurance_gb: None,
-            attributes: BTreeMap::new(),
         }
     }
 }
@@ -207,7 +201,6 @@ impl Default for OwnSource {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default)]
 pub struct StdinSource {
-    pub name: Option<String>,
     pub device: Option<String>,
     pub device_key: Option<String>,
     pub time_key: Option<String>,
@@ -217,13 +210,11 @@ pub struct StdinSource {
     pub metrics: Vec<String>,
     pub skip: Vec<String>,
     pub rename: BTreeMap<String, String>,
-    pub attributes: BTreeMap<String, String>,
 }
 
 impl Default for StdinSource {
     fn default() -> Self {
         Self {
-            name: None,
             device: None,
             device_key: None,
             time_key: None,
@@ -233,7 +224,6 @@ impl Default for StdinSource {
             metrics: Vec::new(),
             skip: Vec::new(),
             rename: BTreeMap::new(),
-            attributes: BTreeMap::new(),
         }
     }
 }
@@ -242,7 +232,6 @@ impl Default for StdinSource {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default)]
 pub struct FileSource {
-    pub name: Option<String>,
     pub path: PathBuf,
     pub format: Option<Format>,
     pub delimiter: String,
@@ -259,13 +248,11 @@ pub struct FileSource {
     pub rename: BTreeMap<String, String>,
     pub timestamps: Timestamps,
     pub speed: f64,
-    pub attributes: BTreeMap<String, String>,
 }
 
 impl Default for FileSource {
     fn default() -> Self {
         Self {
-            name: None,
             path: PathBuf::new(),
             format: None,
             delimiter: ",".to_owned(),
@@ -282,7 +269,6 @@ impl Default for FileSource {
             rename: BTreeMap::new(),
             timestamps: Timestamps::Own,
             speed: 1.0,
-            attributes: BTreeMap::new(),
         }
     }
 }

@@ -13,7 +13,6 @@ use crate::sources::{Mapping, TimeFormat};
 
 pub(super) const KEYS: &[&str] = &[
     "kind",
-    "name",
     "root",
     "device",
     "interval_ms",
@@ -21,14 +20,12 @@ pub(super) const KEYS: &[&str] = &[
     "metrics",
     "skip",
     "rename",
-    "attributes",
 ];
 
 /// As it is typed.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SysfsSource {
-    pub name: Option<String>,
     pub root: PathBuf,
     pub device: Option<String>,
     pub interval_ms: u64,
@@ -36,13 +33,11 @@ pub struct SysfsSource {
     pub metrics: Vec<String>,
     pub skip: Vec<String>,
     pub rename: BTreeMap<String, String>,
-    pub attributes: BTreeMap<String, String>,
 }
 
 impl Default for SysfsSource {
     fn default() -> Self {
         Self {
-            name: None,
             root: "/sys".into(),
             device: None,
             interval_ms: 10_000,
@@ -50,7 +45,6 @@ impl Default for SysfsSource {
             metrics: Vec::new(),
             skip: Vec::new(),
             rename: BTreeMap::new(),
-            attributes: BTreeMap::new(),
         }
     }
 }

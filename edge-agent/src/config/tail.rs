@@ -13,7 +13,6 @@ use crate::sources::{Mapping, TimeFormat};
 
 pub(super) const KEYS: &[&str] = &[
     "kind",
-    "name",
     "path",
     "format",
     "pattern",
@@ -29,7 +28,6 @@ pub(super) const KEYS: &[&str] = &[
     "skip",
     "text",
     "rename",
-    "attributes",
 ];
 
 /// The format as it is typed.
@@ -44,7 +42,6 @@ pub enum TailFormat {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TailSource {
-    pub name: Option<String>,
     pub path: PathBuf,
     pub format: TailFormat,
     pub pattern: Option<String>,
@@ -60,13 +57,11 @@ pub struct TailSource {
     pub skip: Vec<String>,
     pub text: Vec<String>,
     pub rename: BTreeMap<String, String>,
-    pub attributes: BTreeMap<String, String>,
 }
 
 impl Default for TailSource {
     fn default() -> Self {
         Self {
-            name: None,
             path: PathBuf::new(),
             format: TailFormat::Json,
             pattern: None,
@@ -82,7 +77,6 @@ impl Default for TailSource {
             skip: Vec::new(),
             text: Vec::new(),
             rename: BTreeMap::new(),
-            attributes: BTreeMap::new(),
         }
     }
 }

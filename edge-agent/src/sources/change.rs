@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use event::{DeviceId, EventTime, MetricName, Value};
 
+use crate::inbox::Reading;
+
 /// Series that are remembered. Beyond it all are forgotten, and each sends once more.
 const SERIES_MAX: usize = 65_536;
 
@@ -49,16 +51,19 @@ impl Filter {
 
     /// Whether a reading is to be sent; it is then the last one of its series. Readings from before the last one
     /// are sent: they fill a gap, and nobody knows what was sent around them.
-    pub fn passes(
-        &mut self,
-        device: &DeviceId,
-        metric: &MetricName,
-        time: EventTime,
-        value: &Value,
-    ) -> bool {
+    ///
+    /// `now` is asked only of readings without a time of their own, and only if anything is left out at all.
+    pub fn passes(&mut self, reading: &Reading, now: impl Fn() -> EventTime) -> bool {
+        let Reading {
+            device,
+            metric,
+            value,
+            ..
+        } = reading;
         if self.settings.is_off() || metric.as_str().starts_with('@') {
             return true;
         }
+        let time = reading.time.unwrap_or_else(now);
         let last = self.last.get_mut(device).and_then(|m| m.get_mut(metric));
         let Some(last) = last else {
             self.remember(device, metric, time, value);
@@ -113,15 +118,25 @@ mod tests {
 
     const NONE: Duration = Duration::ZERO;
 
+    fn reading(device: &str, ms: i64, value: &Value) -> Reading {
+        Reading {
+            device: DeviceId::new(device).unwrap(),
+            metric: MetricName::new("t").unwrap(),
+            time: Some(EventTime::from_millis(ms)),
+            value: value.clone(),
+        }
+    }
+
+    fn passes(filter: &mut Filter, reading: &Reading) -> bool {
+        filter.passes(reading, || unreachable!("they all have a time"))
+    }
+
     /// Which of the readings (milliseconds, value) are sent.
     fn check(settings: Settings, readings: &[(i64, Value)], expected: &[i64]) {
         let mut filter = Filter::new(settings);
-        let (device, metric) = (DeviceId::new("d").unwrap(), MetricName::new("t").unwrap());
         let sent: Vec<i64> = readings
             .iter()
-            .filter(|(ms, value)| {
-                filter.passes(&device, &metric, EventTime::from_millis(*ms), value)
-            })
+            .filter(|(ms, value)| passes(&mut filter, &reading("d", *ms, value)))
             .map(|r| r.0)
             .collect();
         assert_eq!(sent, expected, "{settings:?}");
@@ -226,15 +241,9 @@ mod tests {
             dead_band: Some(0.0),
             ..Settings::default()
         });
-        let metric = MetricName::new("t").unwrap();
         for i in 0..SERIES_MAX + 10 {
-            let device = DeviceId::new(&format!("d{i}")).unwrap();
-            assert!(filter.passes(
-                &device,
-                &metric,
-                EventTime::from_secs(1),
-                &Value::Number(1.0)
-            ));
+            let one = reading(&format!("d{i}"), 1, &Value::Number(1.0));
+            assert!(passes(&mut filter, &one));
         }
         assert_eq!(filter.series, 10);
     }

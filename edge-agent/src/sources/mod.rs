@@ -222,11 +222,8 @@ impl Feed {
                 self.refuse(line, &format!("{}: {reason}", reading.metric));
                 continue;
             }
-            let time = reading.time.unwrap_or_else(|| self.inbox.clock().wall());
-            if !self
-                .filter
-                .passes(&reading.device, &reading.metric, time, &reading.value)
-            {
+            let now = || self.inbox.clock().wall();
+            if !self.filter.passes(&reading, now) {
                 self.counts.left_out += 1;
                 continue;
             }

@@ -26,6 +26,7 @@ use super::recent::{self, Session};
 use super::{KEEP_ALIVE, Settings, UNACKED_MAX, URGENT};
 use crate::inbox::{Closed, Reading, Ticket};
 use crate::sources::Feed;
+use crate::uplink::secret::Secret;
 
 /// How long connecting, and the answer to the first packet, may take.
 const CONNECT_MAX: Duration = Duration::from_secs(10);
@@ -116,10 +117,10 @@ impl Client {
         connect.clean_session = false;
         connect.keep_alive = KEEP_ALIVE.as_secs() as u16;
         if s.user.is_some() || s.password.is_some() {
-            let text = |t: &Option<String>| t.clone().unwrap_or_default();
+            let password = s.password.as_ref().map_or(&[][..], Secret::expose);
             connect.auth = ConnectAuth::UsernamePassword {
-                username: text(&s.user),
-                password: text(&s.password).into(),
+                username: s.user.clone().unwrap_or_default(),
+                password: password.to_vec().into(),
             };
         }
         connect

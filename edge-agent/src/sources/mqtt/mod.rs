@@ -23,6 +23,7 @@ pub use message::{DeviceFrom, Format, MetricFrom, Topic};
 use super::{Counts, Feed};
 use crate::inbox::Position;
 use crate::uplink::backoff::{Jitter, exponential};
+use crate::uplink::secret::Secret;
 use connection::{Client, End};
 
 /// Most filters of one source.
@@ -51,7 +52,7 @@ pub struct Settings {
     /// User name there.
     pub user: Option<String>,
     /// Password there.
-    pub password: Option<String>,
+    pub password: Option<Secret>,
     /// The session's name at the broker: the same at every start, and nobody else's.
     pub client_id: String,
     /// Longest payload taken, bytes.

@@ -104,14 +104,14 @@ impl Bound {
 
 /// The file of our socket, removed at the end.
 #[derive(Debug)]
-pub(super) struct SocketFile {
+pub(crate) struct SocketFile {
     path: PathBuf,
     /// Device and inode: a file that another program has put there since is not ours.
     identity: (u64, u64),
 }
 
 impl SocketFile {
-    fn of(path: &Path) -> io::Result<Self> {
+    pub(crate) fn of(path: &Path) -> io::Result<Self> {
         Ok(Self {
             path: path.to_owned(),
             identity: identity(path)?,
@@ -134,7 +134,7 @@ impl Drop for SocketFile {
 }
 
 /// Only a socket that nobody listens at is removed.
-fn remove_stale(path: &Path) -> io::Result<()> {
+pub(crate) fn remove_stale(path: &Path) -> io::Result<()> {
     let error = |kind, text: &str| Err(io::Error::new(kind, format!("{}: {text}", path.display())));
     let metadata = match std::fs::symlink_metadata(path) {
         Ok(metadata) => metadata,

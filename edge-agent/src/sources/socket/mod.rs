@@ -4,7 +4,7 @@
 //! slows streams down. Datagrams that come meanwhile wait in the system's buffer, and beyond it are
 //! lost without a trace: that is their nature.
 
-mod listen;
+pub(crate) mod listen;
 
 use std::net::SocketAddr;
 use std::time::Duration;
