@@ -10,9 +10,11 @@ use tikv_jemallocator::Jemalloc;
 static ALLOCATOR: Jemalloc = Jemalloc;
 
 /// Read by jemalloc before `main`; `_RJEM_MALLOC_CONF` in the environment goes before it. Freed memory goes back to
-/// the system within a quarter of a second: the copy of a checkpoint is a tenth of the state. Not at once: what each
-/// second's work frees and takes again would be a page fault each time.
+/// the system within a tenth of a second: the copy of a checkpoint is a tenth of the state. Not at once: what each
+/// second's work frees and takes again would be a page fault each time. By a thread of jemalloc's own: a thread that
+/// wrote a checkpoint and then sleeps gives nothing back itself.
 // A name that another library also had would be a conflict; this one is jemalloc's own.
 #[allow(unsafe_code)]
 #[unsafe(export_name = "_rjem_malloc_conf")]
-pub static CONFIGURATION: &[u8; 47] = b"thp:always,dirty_decay_ms:250,muzzy_decay_ms:0\0";
+pub static CONFIGURATION: &[u8; 70] =
+    b"thp:always,background_thread:true,dirty_decay_ms:100,muzzy_decay_ms:0\0";

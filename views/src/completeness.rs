@@ -88,39 +88,46 @@ struct Past {
 }
 
 /// A step function: how many devices are at or above a second.
+///
+/// There are some for each group, so they are kept narrow: seconds since 1970 until 2106, what lies before (a
+/// progress that is not known) as 0, and a partition has fewer devices than 2^32.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct Steps {
     /// (second, devices at or above it), ascending by second.
-    at_or_above: Vec<(i64, u64)>,
+    at_or_above: Box<[(u32, u32)]>,
+}
+
+fn narrow(second: i64) -> u32 {
+    second.clamp(0, i64::from(u32::MAX)) as u32
 }
 
 impl Steps {
     fn build(mut points: Vec<(i64, u64)>) -> Self {
         points.sort_unstable_by_key(|p| p.0);
-        let mut merged: Vec<(i64, u64)> = Vec::with_capacity(points.len().min(1024));
-        for (second, n) in points {
-            match merged.last_mut() {
-                Some(last) if last.0 == second => last.1 += n,
-                _ => merged.push((second, n)),
+        points.dedup_by(|next, kept| {
+            let same = narrow(next.0) == narrow(kept.0);
+            if same {
+                kept.1 += next.1;
             }
+            same
+        });
+        let mut sum = 0u64;
+        let mut steps: Box<[(u32, u32)]> = points.iter().map(|p| (narrow(p.0), 0)).collect();
+        for (step, point) in steps.iter_mut().zip(&points).rev() {
+            sum += point.1;
+            step.1 = u32::try_from(sum).unwrap_or(u32::MAX);
         }
-        let mut sum = 0;
-        for p in merged.iter_mut().rev() {
-            sum += p.1;
-            p.1 = sum;
-        }
-        Self {
-            at_or_above: merged,
-        }
+        Self { at_or_above: steps }
     }
 
     fn at_or_above(&self, second: i64) -> u64 {
+        let second = narrow(second);
         let i = self.at_or_above.partition_point(|p| p.0 < second);
-        self.at_or_above.get(i).map_or(0, |p| p.1)
+        self.at_or_above.get(i).map_or(0, |p| u64::from(p.1))
     }
 
     fn total(&self) -> u64 {
-        self.at_or_above.first().map_or(0, |p| p.1)
+        self.at_or_above.first().map_or(0, |p| u64::from(p.1))
     }
 }
 

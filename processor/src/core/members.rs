@@ -20,12 +20,19 @@ const HOUR: i64 = 3600 * SECOND;
 /// Former members remembered per group; beyond it the oldest are taken for never having been there.
 const PAST_MAX: usize = 1024;
 
-/// How many devices are in which bucket, ascending.
+/// How many devices are in which bucket, ascending. There is one entry for each pane in which some agent still
+/// is, in each group: they are kept narrow.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Steps(Vec<(i64, u64)>);
+pub(crate) struct Steps(Vec<(u32, u32)>);
+
+/// The number of a stretch of time since 1970, in units of at least a second: whatever lies before (a progress
+/// that is not known) is in the first one, and 2106 is the end.
+fn bucket_of(t: i64, unit: i64) -> u32 {
+    t.div_euclid(unit).clamp(0, i64::from(u32::MAX)) as u32
+}
 
 impl Steps {
-    fn add(&mut self, bucket: i64, n: u64) {
+    fn add(&mut self, bucket: u32, n: u32) {
         // Nearly always one of the newest.
         let at = match self.0.last() {
             Some(last) if last.0 < bucket => self.0.len(),
@@ -33,11 +40,17 @@ impl Steps {
         };
         match self.0.get_mut(at) {
             Some(step) if step.0 == bucket => step.1 += n,
-            _ => self.0.insert(at, (bucket, n)),
+            _ => {
+                if self.0.len() == self.0.capacity() {
+                    // Not twice as much: there are three lists for each group.
+                    self.0.reserve_exact((self.0.len() / 4).max(2));
+                }
+                self.0.insert(at, (bucket, n));
+            }
         }
     }
 
-    fn take(&mut self, bucket: i64, n: u64) {
+    fn take(&mut self, bucket: u32, n: u32) {
         let at = self.0.partition_point(|s| s.0 < bucket);
         let Some(step) = self.0.get_mut(at).filter(|s| s.0 == bucket) else {
             debug_assert!(false, "no such bucket");
@@ -51,7 +64,7 @@ impl Steps {
     }
 
     /// Takes from a bucket, or from the nearest older one, where it was joined to that.
-    fn take_joined(&mut self, bucket: i64, n: u64) {
+    fn take_joined(&mut self, bucket: u32, n: u32) {
         let at = self.0.partition_point(|s| s.0 <= bucket);
         if let Some(step) = at.checked_sub(1).and_then(|at| self.0.get(at)) {
             let bucket = step.0;
@@ -60,9 +73,9 @@ impl Steps {
     }
 
     /// Sum of the buckets from `bucket` on.
-    fn from(&self, bucket: i64) -> u64 {
+    fn from(&self, bucket: u32) -> u64 {
         let newer = self.0.iter().rev().take_while(|s| s.0 >= bucket);
-        newer.map(|s| s.1).sum()
+        newer.map(|s| u64::from(s.1)).sum()
     }
 }
 
@@ -102,26 +115,26 @@ impl Members {
         }
     }
 
-    fn bucket(&self, t: i64) -> i64 {
-        t.div_euclid(self.hop)
+    fn bucket(&self, t: i64) -> u32 {
+        bucket_of(t, self.hop)
     }
 
     fn join(&mut self, join: i64, view: &View) {
         self.devices += 1;
         self.first.add(self.bucket(join), 1);
         self.done.add(self.bucket(view.progress.max(join)), 1);
-        self.heard.add(i64::from(view.hour), 1);
+        self.heard.add(view.hour, 1);
     }
 
     fn leave(&mut self, join: i64, view: &View) {
         self.devices -= 1;
         self.first.take_joined(self.bucket(join), 1);
         self.done.take(self.bucket(view.progress.max(join)), 1);
-        self.heard.take(i64::from(view.hour), 1);
+        self.heard.take(view.hour, 1);
     }
 
     /// `n` devices are done to another pane.
-    fn shift(&mut self, (from, to): (i64, i64), n: u64) -> bool {
+    fn shift(&mut self, (from, to): (u32, u32), n: u32) -> bool {
         if from != to {
             self.done.add(to, n);
             self.done.take(from, n);
@@ -136,7 +149,7 @@ impl Members {
         let later = self.first.from(bucket);
         let mut known = self.devices - later;
         let mut complete = self.done.from(bucket).saturating_sub(later);
-        let heard = self.heard.from((start - DORMANT_AFTER).div_euclid(HOUR));
+        let heard = self.heard.from(hour_of(start - DORMANT_AFTER));
         let dormant = (self.devices - heard).min(known - complete.min(known));
         for p in &self.past {
             if p.join < end && p.leave > start {
@@ -159,13 +172,13 @@ impl Members {
     pub(crate) fn publish(&mut self, window: i64, agents: &Agents) -> bool {
         let mut b = IndexBuilder::default();
         for &(bucket, n) in &self.first.0 {
-            b.add_first(bucket * self.hop, n);
+            b.add_first(i64::from(bucket) * self.hop, u64::from(n));
         }
         for &(bucket, n) in &self.done.0 {
-            b.add_done(bucket * self.hop, n);
+            b.add_done(i64::from(bucket) * self.hop, u64::from(n));
         }
         for &(hour, n) in &self.heard.0 {
-            b.add_heard(hour * HOUR, n);
+            b.add_heard(i64::from(hour) * HOUR, u64::from(n));
         }
         for (&agent, &devices) in &self.lossy {
             let progress = agents.hot(agent).progress;
@@ -217,10 +230,11 @@ impl Members {
         if old < 64 {
             return;
         }
-        let mut merged: Vec<(i64, u64)> = Vec::new();
+        let mut merged: Vec<(u32, u32)> = Vec::new();
         for &(b, n) in &self.first.0[..old] {
             // The first pane of its unit: known to all windows that end after it.
-            let b = (b * self.hop).div_euclid(unit) * unit / self.hop;
+            let start = (i64::from(b) * self.hop).div_euclid(unit) * unit;
+            let b = self.bucket(start);
             match merged.last_mut() {
                 Some(last) if last.0 == b => last.1 += n,
                 _ => merged.push((b, n)),
@@ -238,7 +252,7 @@ impl Members {
 pub(crate) struct View {
     pub(crate) progress: i64,
     /// Of the last contact, hours since 1970.
-    pub(crate) hour: i32,
+    pub(crate) hour: u32,
     profile: u32,
 }
 
@@ -447,7 +461,7 @@ impl Profiles {
                         hop = members.hop;
                         panes = (members.bucket(old.progress), members.bucket(progress));
                     }
-                    if members.shift(panes, u64::from(n)) {
+                    if members.shift(panes, n) {
                         changed(group);
                     }
                 });
@@ -468,8 +482,8 @@ impl Profiles {
         if old.hour != hour {
             self.each_group(agent, |group, n| {
                 let members = &mut groups[group as usize].members;
-                members.heard.add(i64::from(hour), u64::from(n));
-                members.heard.take(i64::from(old.hour), u64::from(n));
+                members.heard.add(hour, n);
+                members.heard.take(old.hour, n);
                 changed(group);
             });
         }
@@ -506,8 +520,7 @@ impl Members {
     }
 }
 
-/// Whole hours since 1970.
-pub(crate) fn hour_of(t: i64) -> i32 {
-    t.div_euclid(HOUR)
-        .clamp(i64::from(i32::MIN), i64::from(i32::MAX)) as i32
+/// Whole hours since 1970, as [`bucket_of`].
+pub(crate) fn hour_of(t: i64) -> u32 {
+    bucket_of(t, HOUR)
 }

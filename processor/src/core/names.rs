@@ -65,7 +65,7 @@ fn take_vacant(slots: &mut [u32], hash: u64, number: u32) {
 /// Makes room for one more without doubling: a table of millions must not reserve as much again.
 pub(crate) fn grow<T>(list: &mut Vec<T>, more: usize) {
     if list.capacity() - list.len() < more {
-        list.reserve_exact(more.max(list.len() / 32).max(64));
+        list.reserve_exact(more.max(list.len() / 64).max(64));
     }
 }
 
