@@ -24,7 +24,7 @@ const SUSPECT: &str = "check-at-next-start";
 /// Damaged files kept for a person to look at; older ones are removed.
 const ASIDE_MAX: usize = 2;
 
-const FORMAT: u16 = 2;
+const FORMAT: u16 = 3;
 const IDENTITY: &str = "identity";
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -117,7 +117,11 @@ fn open_once(
         buffer.flush_state(now)?;
     }
     let floor = buffer.held().oldest.map_or(now, |oldest| oldest.min(now));
-    let floor = buffer.state.unclean.map_or(floor, |u| u.from.min(floor));
+    let untold = [buffer.state.unclean, buffer.state.unclean_behind];
+    let floor = untold
+        .iter()
+        .flatten()
+        .fold(floor, |floor, u| floor.min(u.from));
     Sidecar {
         no: buffer.incarnation().no,
         floor,
@@ -313,6 +317,7 @@ fn load(
             spoke: false,
             unclean: last.as_ref().and_then(|last| last.unclean),
             unclean_until: last.as_ref().and_then(|last| last.unclean_until),
+            unclean_behind: last.as_ref().and_then(|last| last.unclean_behind),
         };
         // What was taken since the last commit may be lost, if the last life did not end in order and had a
         // source that cannot read again.
@@ -590,6 +595,35 @@ mod tests {
         let (from, to) = (EventTime::from_secs(60 - 3600), EventTime::from_secs(2500));
         let said = buffer.announcement(10);
         assert_eq!(said.unclean, Some(TimeRange { from, to }));
+    }
+
+    #[test]
+    fn two_losses_of_clocks_years_apart_are_both_told() {
+        const JUNE: i64 = 1_750_000_000;
+        const AHEAD: i64 = JUNE + 10 * 365 * 86_400;
+        let dir = tempfile::tempdir().unwrap();
+        let stored = |rand, now| {
+            let mut buffer = opened(dir.path(), rand, now).buffer;
+            let until = EventTime::from_secs(now + 10);
+            buffer.append(&[sample(now)], &[], true, until).unwrap();
+        };
+        // A clock ten years ahead, then the right one: the agent cannot know which is which.
+        stored(7, AHEAD);
+        stored(8, JUNE);
+        let mut buffer = opened(dir.path(), 9, JUNE + 100).buffer;
+        let said = buffer.announcement(10);
+        let secs = |from, to| {
+            let (from, to) = (EventTime::from_secs(from), EventTime::from_secs(to));
+            Some(TimeRange { from, to })
+        };
+        assert_eq!(said.unclean, secs(JUNE + 10, JUNE + 100));
+        buffer.told(&said);
+        assert_eq!(buffer.announcement(10).unclean, None);
+        buffer.know_time(EventTime::from_secs(AHEAD + 100));
+        assert_eq!(
+            buffer.announcement(10).unclean,
+            secs(AHEAD + 10, AHEAD + 100)
+        );
     }
 
     #[test]

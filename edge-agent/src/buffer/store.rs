@@ -401,7 +401,8 @@ impl Buffer {
             unclean: self
                 .state
                 .unclean
-                .filter(|_| self.state.unclean_until.is_none()),
+                .filter(|_| self.state.unclean_until.is_none())
+                .or(self.state.unclean_behind),
         }
     }
 
@@ -447,9 +448,12 @@ impl Buffer {
                 });
             }
         }
-        if said.unclean.is_some() && said.unclean == self.state.unclean {
-            self.state.unclean = None;
-            self.changes.state = true;
+        let state = &mut self.state;
+        for stretch in [&mut state.unclean, &mut state.unclean_behind] {
+            if said.unclean.is_some() && said.unclean == *stretch {
+                *stretch = None;
+                self.changes.state = true;
+            }
         }
     }
 

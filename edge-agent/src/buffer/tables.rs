@@ -43,6 +43,9 @@ pub(super) struct State {
     pub unclean: Option<TimeRange>,
     /// The clock was set back to before this: the stretch above ends only when the clock has come here again.
     pub unclean_until: Option<EventTime>,
+    /// Another stretch, under a clock that is far behind that time: which of the two clocks was wrong is not
+    /// known, so both are told.
+    pub unclean_behind: Option<TimeRange>,
 }
 
 impl State {
@@ -51,28 +54,15 @@ impl State {
     pub(super) fn add_unclean(&mut self, from: EventTime, now: EventTime) {
         let behind = |until: EventTime| until.as_micros().saturating_sub(now.as_micros());
         if self.unclean_until.is_some_and(|until| behind(until) >= DAY) {
-            // The clock is still wrong; what was taken under it lies before the end of that stretch.
+            // Of times before 2020 nothing is counted: that clock was never set.
+            if now >= FIRST_TIME {
+                let of_this = stretch(from, now);
+                self.unclean_behind = Some(joined(self.unclean_behind, of_this));
+            }
             return;
         }
-        let back = from.as_micros().saturating_sub(now.as_micros());
-        let first = match back {
-            ..=0 => from,
-            // Nothing is read far back: a clock that was never set gives times that nobody takes for real.
-            DAY.. => from,
-            _ => EventTime(now.as_micros().saturating_sub(BEFORE_RESTART)),
-        };
-        let last = from.max(now);
-        self.unclean = Some(match self.unclean {
-            Some(old) => TimeRange {
-                from: old.from.min(first),
-                to: old.to.max(last),
-            },
-            None => TimeRange {
-                from: first,
-                to: last,
-            },
-        });
-        if back > 0 {
+        self.unclean = Some(joined(self.unclean, stretch(from, now)));
+        if from > now {
             self.unclean_until = self.unclean_until.max(Some(from));
         }
         self.know_time(now);
@@ -91,8 +81,32 @@ impl State {
     }
 }
 
+/// What may be lost of between `from` and `now`.
+fn stretch(from: EventTime, now: EventTime) -> TimeRange {
+    let back = from.as_micros().saturating_sub(now.as_micros());
+    let first = match back {
+        ..=0 => from,
+        // Nothing is read far back: a clock that was never set gives times that nobody takes for real.
+        DAY.. => from,
+        _ => EventTime(now.as_micros().saturating_sub(BEFORE_RESTART)),
+    };
+    TimeRange {
+        from: first,
+        to: from.max(now),
+    }
+}
+
+fn joined(old: Option<TimeRange>, new: TimeRange) -> TimeRange {
+    old.map_or(new, |old| TimeRange {
+        from: old.from.min(new.from),
+        to: old.to.max(new.to),
+    })
+}
+
 /// Microseconds.
 const DAY: i64 = 86_400_000_000;
+/// 2020: earlier event times are refused by the cloud.
+const FIRST_TIME: EventTime = EventTime::from_secs(1_577_836_800);
 /// A clock that was set back by less than a day was so within this before the restart, microseconds: samples do
 /// not wait longer in memory.
 const BEFORE_RESTART: i64 = 3_600_000_000;
