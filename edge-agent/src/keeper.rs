@@ -502,4 +502,6 @@ fn is_finished(core: &Core) -> bool {
 }
 
 #[cfg(test)]
+mod clock_tests;
+#[cfg(test)]
 mod tests;

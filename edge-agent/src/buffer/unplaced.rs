@@ -505,18 +505,15 @@ impl Buffer {
                 if let Some(boot) = self.unplaced.boots.get_mut(&no) {
                     boot.offset_us = Some(base);
                 }
-                // A boot that follows was not before the end of this one.
-                let end = EventTime(base.saturating_add(boot.last_us));
-                let next = self
-                    .unplaced
-                    .boots
-                    .range(no + 1..now)
-                    .next()
-                    .map(|(no, _)| *no);
-                if let Some(next) = next.and_then(|no| self.unplaced.boots.get_mut(&no)) {
-                    next.after = next.after.max(end);
+                // A boot that follows was not before the earliest end of this one.
+                let next = self.unplaced.boots.range_mut(no + 1..now).next();
+                if let Some((&next, boot_after)) = next
+                    && base == boot.after.as_micros()
+                {
+                    let end = EventTime(base.saturating_add(boot.last_us));
+                    boot_after.after = boot_after.after.max(end);
+                    self.put_boot(next);
                 }
-                next.into_iter().for_each(|no| self.put_boot(no));
                 base
             }
         };
