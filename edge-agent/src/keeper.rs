@@ -295,22 +295,22 @@ impl Keeper {
         let Some(offset_us) = clock.offset_us() else {
             return Ok(None);
         };
-        if !core.buffer().has_to_place() && clock.report().set_by != SetBy::Cloud {
+        let (buffer, boot_id) = (core.buffer(), clock.boot_id());
+        // What was noted once is kept right; what the cloud told is noted for a later process of this boot.
+        let note = buffer.offset_of(boot_id).is_some() || clock.report().set_by == SetBy::Cloud;
+        if !note && !buffer.has_to_place() {
             return Ok(None);
         }
         let until = self.stored_until(core);
-        let placed = core.place(clock.boot_id(), offset_us, until)?;
+        let placed = core.place(boot_id, offset_us, until)?;
         if let Some(uncertain_s) = placed.and_then(|p| p.uncertain_s) {
             tracing::warn!(
                 "readings of a boot in which the clock was never set get times that may be off by \
                  {uncertain_s:.0} s"
             );
         }
-        if let Some(Placed { events, .. }) = placed {
-            tracing::info!(
-                events,
-                "readings taken before the clock was set have their times now"
-            );
+        if placed.is_some() && !core.buffer().has_to_place() {
+            tracing::info!("all readings taken before the clock was set have their times now");
         }
         Ok(placed)
     }

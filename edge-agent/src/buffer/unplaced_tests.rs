@@ -1,6 +1,8 @@
 //! Readings without a time: stored, placed, dropped, over crashes and boots.
 
+use std::io;
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 
 use event::{
     AgentId, DeviceId, EventTime, GapReason, MetricName, Sample, SeqRange, TimeRange, Value,
@@ -427,5 +429,121 @@ fn whatever_happens_each_reading_is_there_once() {
         assert!(acked.iter().all(|s| s.time >= at(0)), "seed {seed}");
         assert!(buffer.announcement(1).gaps.is_empty());
         assert_eq!(buffer.unplaced(), 0);
+    }
+}
+
+/// A disk that fails after some operations. What was written since the last sync survives or does not.
+#[derive(Debug, Clone, Default)]
+struct Disk(Arc<Mutex<Bytes>>);
+
+#[derive(Debug, Default)]
+struct Bytes {
+    seen: Vec<u8>,
+    synced: Vec<u8>,
+    left: u32,
+}
+
+impl Disk {
+    fn new(image: Vec<u8>, left: u32) -> Self {
+        let (seen, synced) = (image.clone(), image);
+        Self(Arc::new(Mutex::new(Bytes { seen, synced, left })))
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Bytes)) -> io::Result<()> {
+        let mut bytes = self.0.lock().unwrap();
+        let left = bytes.left.checked_sub(1);
+        bytes.left = left.ok_or_else(|| io::Error::other("the process was killed"))?;
+        change(&mut bytes);
+        Ok(())
+    }
+}
+
+impl redb::StorageBackend for Disk {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.lock().unwrap().seen.len() as u64)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        out.copy_from_slice(&self.0.lock().unwrap().seen[offset as usize..][..out.len()]);
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.change(|b| b.seen.resize(len as usize, 0))
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.change(|b| b.synced.clone_from(&b.seen))
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.change(|b| b.seen[offset as usize..][..data.len()].copy_from_slice(data))
+    }
+}
+
+/// Holds three groups with a cursor each, and places them. Returns how many groups were accepted.
+fn story(disk: &Disk) -> usize {
+    let settings = Settings {
+        chunk_events_max: 20,
+        ..Settings::default()
+    };
+    let agent = AgentId::new("gw").unwrap();
+    let Ok(mut buffer) = open_backend(disk.clone(), &agent, &settings, 1, EventTime(0)) else {
+        return 0;
+    };
+    for n in 0..3 {
+        let cursor = Cursor {
+            source: "f".to_owned(),
+            position: vec![n as u8],
+        };
+        buffer
+            .hold("a", &readings(n * 200..(n + 1) * 200), true)
+            .unwrap();
+        if buffer.append(&[], &[cursor], true, EventTime(0)).is_err() {
+            return n as usize;
+        }
+    }
+    buffer.note_offset("a", T);
+    while matches!(buffer.place("a", at(600)), Ok(Some(_))) {}
+    3
+}
+
+#[test]
+fn killed_at_any_write_nothing_accepted_is_lost_or_there_twice() {
+    // A buffer that exists: what is cut before it does is set aside, which takes a folder.
+    let first = Disk::new(Vec::new(), 100_000);
+    let agent = AgentId::new("gw").unwrap();
+    let begin = open_backend(first.clone(), &agent, &Settings::default(), 1, EventTime(0));
+    drop(begin.unwrap());
+    let begin = first.0.lock().unwrap().synced.clone();
+    let whole = Disk::new(begin.clone(), 100_000);
+    assert_eq!(story(&whole), 3);
+    let writes = 100_000 - whole.0.lock().unwrap().left;
+    for cut in 0..writes {
+        for keep in [false, true] {
+            let disk = Disk::new(begin.clone(), cut);
+            let accepted = story(&disk);
+            let bytes = disk.0.lock().unwrap();
+            let image = if keep { &bytes.seen } else { &bytes.synced };
+            let disk = Disk::new(image.clone(), 100_000);
+            drop(bytes);
+            let settings = Settings::default();
+            let opened = open_backend(disk, &agent, &settings, 2, EventTime(0));
+            let mut buffer = opened.unwrap();
+            place_all(&mut buffer, "a", T, at(600));
+            let stored = buffer
+                .cursor("f")
+                .unwrap()
+                .map_or(0, |p| i64::from(p[0]) + 1);
+            assert!(
+                stored as usize >= accepted,
+                "cut {cut}: {stored} {accepted}"
+            );
+            assert_eq!(
+                samples(&mut buffer),
+                moved(readings(0..stored * 200), T),
+                "cut {cut}, {keep}"
+            );
+        }
     }
 }

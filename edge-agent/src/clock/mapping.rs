@@ -22,7 +22,7 @@ pub enum SetBy {
     /// Nobody yet.
     #[default]
     Nobody,
-    /// The cloud, by its answers.
+    /// The cloud, by its answers, or an earlier process of this boot, by what it noted.
     Cloud,
     /// The system's clock, from a battery-backed one.
     Rtc,
@@ -98,20 +98,18 @@ impl Mapping {
         self.offset
     }
 
-    /// The newest wall time on disk, and this boot's offset if an earlier process of it knew that.
-    pub fn know_disk(&mut self, newest: i64, offset: Option<i64>) -> Option<Change> {
+    /// The newest wall time on disk.
+    pub fn know_disk(&mut self, newest: i64) {
         self.on_disk = Some(newest);
-        if self.is_set() {
-            return None;
+        if !self.is_set() {
+            // The best guess is not before what has been.
+            self.offset = self.offset.max(newest.saturating_sub(self.read_at));
         }
-        match offset {
-            Some(offset) => Some(self.set(SetBy::Cloud, offset)),
-            None => {
-                // The best guess is not before what has been.
-                self.offset = self.offset.max(newest.saturating_sub(self.read_at));
-                None
-            }
-        }
+    }
+
+    /// An earlier process of this boot has noted its offset. It counts when nothing else tells the time.
+    pub fn know_offset(&mut self, offset: i64) -> Option<Change> {
+        (!self.is_set()).then(|| self.set(SetBy::Cloud, offset))
     }
 
     /// Takes a reading of the clocks.

@@ -193,10 +193,12 @@ impl Clock {
     /// What the disk says: the newest time that is known there, and the offset of this boot if an earlier
     /// process has noted it.
     pub(crate) fn know_disk(&self, newest: EventTime, offset_us: Option<i64>) {
-        let change = self.lock().mapping.know_disk(newest.as_micros(), offset_us);
-        log(change);
+        self.lock().mapping.know_disk(newest.as_micros());
         // A battery-backed clock can be judged now.
-        drop(self.read());
+        let (mut state, _) = self.read();
+        let change = offset_us.and_then(|offset| state.mapping.know_offset(offset));
+        drop(state);
+        log(change);
     }
 
     /// The cloud has answered: its clock is so far ahead of [`Self::wall`], microseconds, by an answer that

@@ -167,6 +167,11 @@ fn a_battery_counts_if_its_time_is_not_before_what_is_on_disk() {
     let clock = Fake::booted("a", SECOND).rtc().clock(Quality::Auto);
     clock.know_disk(EventTime(0), None);
     assert_eq!(clock.offset_us(), None, "an empty battery");
+    // It counts more than what was noted.
+    let clock = Fake::booted("a", T).rtc().clock(Quality::Auto);
+    clock.know_disk(EventTime(0), Some(T - SECOND));
+    assert_eq!(clock.report().set_by, SetBy::Rtc);
+    assert_eq!(clock.wall(), EventTime(T));
 }
 
 #[test]
