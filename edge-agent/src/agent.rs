@@ -50,6 +50,8 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
         return Ok(Report { done: false });
     };
     let (buffer, disk_full) = (opened.buffer, opened.disk_full);
+    let offset_us = buffer.offset_of(clock.boot_id());
+    clock.know_disk(buffer.committed_at(), offset_us);
     let held = buffer.held();
     tracing::info!(
         agent = %settings.agent, incarnation = %buffer.incarnation(),
@@ -115,6 +117,7 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
         full: None,
         told_full: None,
         failed: None,
+        clock_offset_us: inbox.clock().guess_us(),
     };
     if disk_full {
         keeper.pause(held);
@@ -237,7 +240,7 @@ async fn open_when_there_is_room(
     let dir = settings.data_dir.display();
     let mut said = false;
     loop {
-        let error = match open(settings, clock.wall()) {
+        let error = match open(settings, clock.known()) {
             Ok(opened) => return Ok(Some(opened)),
             Err(error) => error,
         };

@@ -10,7 +10,7 @@ use event::{
     Status, batch,
 };
 
-use crate::buffer::{Announcement, Buffer, BufferError, CommandChanges, Cursor};
+use crate::buffer::{Announcement, Buffer, BufferError, CommandChanges, Cursor, Placed};
 use crate::uplink::session::{self, Session, Step};
 
 /// Lineage entries and gaps told in one transmission.
@@ -51,6 +51,10 @@ pub struct Core {
     buffer: Buffer,
     session: Session,
     batch_bytes_max: usize,
+    /// Whether the agent's time is known; until then no stretch of possible loss ends.
+    time_known: bool,
+    /// What the cloud last said of the time; see [`Self::take_clock`].
+    clock: Option<(i64, i64)>,
 }
 
 impl Core {
@@ -70,6 +74,8 @@ impl Core {
             buffer,
             session,
             batch_bytes_max,
+            time_known: true,
+            clock: None,
         }
     }
 
@@ -94,6 +100,50 @@ impl Core {
         until: EventTime,
     ) -> Result<Option<SeqRange>, BufferError> {
         self.buffer.append(samples, cursors, volatile, until)
+    }
+
+    /// Stores readings that have no wall time yet with the next [`Self::append`]; see [`Buffer::hold`].
+    ///
+    /// **Errors**: as there.
+    pub fn hold(
+        &mut self,
+        boot_id: &str,
+        samples: &[Sample],
+        volatile: bool,
+    ) -> Result<(), BufferError> {
+        self.buffer.hold(boot_id, samples, volatile)
+    }
+
+    /// Notes this boot's offset, and gives readings that have none their wall times, some at a time; see
+    /// [`Buffer::place`].
+    ///
+    /// **Errors**: as there.
+    pub fn place(
+        &mut self,
+        boot_id: &str,
+        offset_us: i64,
+        until: EventTime,
+    ) -> Result<Option<Placed>, BufferError> {
+        self.buffer.note_offset(boot_id, offset_us);
+        self.buffer.place(boot_id, until)
+    }
+
+    /// Whether the agent's time is known (it is at first), and whether events are to wait as long as it is
+    /// not; see [`Session::let_events_wait`].
+    pub fn time_is_known(&mut self, known: bool, events_wait: bool) {
+        self.time_known = known;
+        self.session.let_events_wait(events_wait);
+    }
+
+    /// The agent's wall clock was set or stepped; see [`Session::clock_moved`].
+    pub fn clock_moved(&mut self, by_us: i64) {
+        self.session.clock_moved(by_us);
+    }
+
+    /// What the last answer of the cloud says of the time, once: by how much its clock is ahead, and how long
+    /// the answer took both ways, microseconds.
+    pub fn take_clock(&mut self) -> Option<(i64, i64)> {
+        self.clock.take()
     }
 
     /// Changes rows of commands with the next [`Self::append`]; see [`Buffer::note_commands`].
@@ -154,6 +204,7 @@ impl Core {
             ack.tx_no = 0;
         }
         let answer = self.session.ack(now, wall, &ack);
+        self.clock = answer.clock;
         let freed = self.buffer.ack(&answer.acked)?;
         if let Some(told) = &answer.told {
             self.buffer.told(told);
@@ -208,7 +259,9 @@ impl Core {
         events: Option<(SeqRange, Vec<Sample>)>,
     ) -> Result<Vec<u8>, BufferError> {
         self.buffer.note_spoke()?;
-        self.buffer.know_time(stamp.wall);
+        if self.time_known {
+            self.buffer.know_time(stamp.wall);
+        }
         let said = self.buffer.announcement(TELL_MAX);
         let (mut range, mut samples) = match events {
             Some((range, samples)) => (Some(range), samples),
@@ -244,7 +297,8 @@ impl Core {
         said: &Announcement,
     ) -> Result<BatchHeader, BufferError> {
         let incarnation = self.buffer.incarnation();
-        let earliest = self.buffer.earliest(range)?;
+        let earliest = [self.buffer.earliest(range)?, self.buffer.unplaced_floor()];
+        let earliest = earliest.into_iter().flatten().min();
         Ok(BatchHeader {
             agent: self.agent.clone(),
             incarnation,

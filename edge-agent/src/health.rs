@@ -5,8 +5,10 @@
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use event::{ClockState, EventTime, Held, Incarnation};
+use event::{EventTime, Held, Incarnation};
 use serde::{Deserialize, Serialize};
+
+use crate::clock::{self, SetBy};
 
 const DAY_US: i64 = 86_400_000_000;
 
@@ -23,6 +25,9 @@ struct State {
     connections: u64,
     last_ack_at: Option<Duration>,
     clock_offset_us: Option<i64>,
+    unplaced: u64,
+    uncertain: u64,
+    uncertain_s: Option<f64>,
     disk_full: bool,
     /// The keeper has done a round since somebody looked.
     alive: bool,
@@ -54,6 +59,17 @@ impl Health {
         state.held = Some(held);
         state.dropped = dropped;
         state.clock_offset_us = clock_offset_us;
+    }
+
+    /// So many readings have no time yet; readings of a boot that never knew the time got theirs, which may
+    /// be off by so many seconds.
+    pub(crate) fn unplaced(&self, events: u64, uncertain_s: Option<f64>) {
+        let mut state = self.state();
+        state.unplaced = events;
+        if uncertain_s.is_some() {
+            state.uncertain += 1;
+            state.uncertain_s = uncertain_s;
+        }
     }
 
     pub(crate) fn connected(&self, now: Duration) {
@@ -91,7 +107,7 @@ impl Health {
         &self,
         now: Duration,
         wall: EventTime,
-        clock: ClockState,
+        clock: clock::Report,
         process: Process,
         endurance: Option<u64>,
     ) -> Snapshot {
@@ -131,7 +147,16 @@ impl Health {
                 .and_then(|(endurance, written)| card_life(endurance, written, now)),
             memory_bytes: process.memory_bytes,
             cpu_seconds: process.cpu_seconds,
-            clock_quality: format!("{:?}", clock.quality).to_lowercase(),
+            clock_quality: format!("{:?}", clock.state.quality).to_lowercase(),
+            clock_set_by: match clock.set_by {
+                SetBy::Nobody => None,
+                by => Some(format!("{by:?}").to_lowercase()),
+            },
+            clock_steps: clock.steps,
+            clock_last_step_ms: clock.last_step_us.map(|us| us as f64 / 1000.0),
+            unplaced_events: state.unplaced,
+            uncertain_boots: state.uncertain,
+            uncertain_seconds: state.uncertain_s,
             clock_offset_ms: state.clock_offset_us.map(|us| us as f64 / 1000.0),
         }
     }
@@ -197,6 +222,24 @@ pub struct Snapshot {
     pub cpu_seconds: Option<f64>,
     /// none, rtc, ntp or gnss.
     pub clock_quality: String,
+    /// Who has told the time: system, rtc or cloud; none = nobody yet, the clock is not set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock_set_by: Option<String>,
+    /// Steps of the clock since the start.
+    #[serde(default)]
+    pub clock_steps: u64,
+    /// The last of them; negative = set back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock_last_step_ms: Option<f64>,
+    /// Readings that were taken while the clock was not set and have no time yet; in the backlog, too.
+    #[serde(default)]
+    pub unplaced_events: u64,
+    /// Boots that ended with a clock that was never set, whose readings got uncertain times since the start.
+    #[serde(default)]
+    pub uncertain_boots: u64,
+    /// By how much those of the last may be off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uncertain_seconds: Option<f64>,
     /// The cloud's clock minus ours, from acknowledgements.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clock_offset_ms: Option<f64>,
@@ -217,6 +260,8 @@ impl Snapshot {
             ),
             ("agent_dropped_events", self.dropped_events as f64),
             ("agent_refused_events", self.refused_events as f64),
+            ("agent_clock_steps", self.clock_steps as f64),
+            ("agent_unplaced_events", self.unplaced_events as f64),
         ];
         let rounded = |n: f64, digits: f64| (n * digits).round() / digits;
         list.extend(some(
@@ -282,9 +327,14 @@ mod tests {
             ..Process::default()
         };
         let wall = EventTime::from_secs(1_700_000_000 + seconds as i64);
-        let clock = ClockState {
-            quality: event::ClockQuality::Ntp,
-            error_ms: 1,
+        let clock = clock::Report {
+            state: event::ClockState {
+                quality: event::ClockQuality::Ntp,
+                error_ms: 1,
+            },
+            set_by: SetBy::System,
+            steps: 2,
+            last_step_us: Some(-3_600_000_000),
         };
         health.snapshot(
             Duration::from_secs(seconds),
@@ -349,6 +399,16 @@ mod tests {
             (2, 4, 0)
         );
         assert_eq!(s.clock_offset_ms, Some(-1.5));
+        assert_eq!(
+            (s.clock_steps, s.clock_last_step_ms),
+            (2, Some(-3_600_000.0))
+        );
+        assert_eq!(s.clock_set_by.as_deref(), Some("system"));
+        health.unplaced(5, Some(60.0));
+        health.unplaced(4, None);
+        let s = at(11, 0, &health, None);
+        assert_eq!((s.unplaced_events, s.uncertain_boots), (4, 1));
+        assert_eq!(s.uncertain_seconds, Some(60.0));
         // The buffer is opened again: what was dropped before stays told.
         health.disconnected();
         health.buffer_is(inc(2), held, 1, None);

@@ -14,7 +14,7 @@ use event::{DeviceId, EventTime, MetricName, Sample, Value, value};
 use tokio::sync::{Semaphore, oneshot, watch};
 
 use crate::buffer::{CommandChanges, Cursor};
-use crate::clock::Clock;
+use crate::clock::{Clock, Now};
 use crate::core::Stamp;
 
 /// How samples are grouped into commits, and how many may wait.
@@ -51,7 +51,8 @@ pub struct Reading {
     pub device: DeviceId,
     /// What was measured.
     pub metric: MetricName,
-    /// When; none = now, stamped under the inbox's lock.
+    /// When; none = now, stamped under the inbox's lock (with the time since boot, as long as the clock
+    /// is not set).
     pub time: Option<EventTime>,
     /// The value.
     pub value: Value,
@@ -107,6 +108,8 @@ const SAMPLE_BYTES: usize = 40;
 #[derive(Debug, Default)]
 pub(crate) struct Pending {
     pub samples: Vec<Sample>,
+    /// Stamped while the clock was not set: their times are microseconds since boot.
+    pub untimed: Vec<Sample>,
     pub cursors: BTreeMap<String, Vec<u8>>,
     /// What is noted of commands, and who waits until it is on disk.
     pub commands: CommandChanges,
@@ -135,7 +138,7 @@ impl Pending {
     }
 
     /// Adds readings; those without a time get `now`. `volatile`: their source cannot read them again.
-    fn add(&mut self, readings: Vec<Reading>, now: EventTime, volatile: bool) {
+    fn add(&mut self, readings: Vec<Reading>, now: Now, volatile: bool) {
         let earlier =
             |old: Option<EventTime>, time| Some(old.map_or(time, |e: EventTime| e.min(time)));
         for reading in readings {
@@ -145,18 +148,26 @@ impl Pending {
                 time,
                 value,
             } = reading;
-            let time = time.unwrap_or(now);
-            if volatile {
-                self.volatile = true;
-                self.earliest_volatile = earlier(self.earliest_volatile, time);
-            }
-            self.earliest = earlier(self.earliest, time);
+            self.volatile |= volatile;
             self.bytes += SAMPLE_BYTES
                 + match &value {
                     Value::Text(text) => text.len(),
                     Value::Number(_) | Value::Bool(_) => 0,
                 };
-            self.samples.push(Sample {
+            let (time, to) = match (time, now) {
+                (Some(time), _) | (None, Now::Wall(time)) => {
+                    if volatile {
+                        self.earliest_volatile = earlier(self.earliest_volatile, time);
+                    }
+                    self.earliest = earlier(self.earliest, time);
+                    (time, &mut self.samples)
+                }
+                (None, Now::Boot(us)) => {
+                    let us = i64::try_from(us).unwrap_or(i64::MAX);
+                    (EventTime::from_micros(us), &mut self.untimed)
+                }
+            };
+            to.push(Sample {
                 device,
                 metric,
                 time,
@@ -165,14 +176,31 @@ impl Pending {
         }
     }
 
+    /// The clock is set now: wall time is time since boot plus `offset_us`.
+    pub fn place(&mut self, offset_us: i64) {
+        for sample in self.untimed.drain(..) {
+            let time = sample.time.as_micros().saturating_add(offset_us);
+            let time = EventTime::from_micros(time);
+            self.earliest = Some(self.earliest.map_or(time, |e| e.min(time)));
+            if self.volatile {
+                // Perhaps this one can be read again; nothing is lost by taking it for one that cannot.
+                let earliest = self.earliest_volatile;
+                self.earliest_volatile = Some(earliest.map_or(time, |e| e.min(time)));
+            }
+            self.samples.push(Sample { time, ..sample });
+        }
+    }
+
     /// What came first, then what came later.
     fn and_then(mut self, later: Self) -> Self {
         self.samples.extend(later.samples);
+        self.untimed.extend(later.untimed);
         self.cursors.extend(later.cursors);
         self.commands.extend(later.commands);
         self.tell_stored.extend(later.tell_stored);
         Self {
             samples: self.samples,
+            untimed: self.untimed,
             cursors: self.cursors,
             commands: self.commands,
             tell_stored: self.tell_stored,
@@ -191,7 +219,11 @@ impl Pending {
     }
 
     fn is_empty(&self) -> bool {
-        self.samples.is_empty() && self.cursors.is_empty()
+        self.len() == 0 && self.cursors.is_empty()
+    }
+
+    fn len(&self) -> usize {
+        self.samples.len() + self.untimed.len()
     }
 }
 
@@ -324,7 +356,7 @@ impl Inbox {
             return Err(Closed);
         }
         permit.forget();
-        let now = self.clock.wall();
+        let now = self.clock.now();
         state.pushes += 1;
         let ticket = Ticket(state.pushes);
         let pending = &mut state.pending;
@@ -370,7 +402,7 @@ impl Inbox {
             return Err(Closed);
         }
         permit.forget();
-        let now = self.clock.wall();
+        let now = self.clock.now();
         let pending = &mut state.pending;
         pending.permits += permits;
         pending.since.get_or_insert_with(|| self.clock.monotonic());
@@ -430,12 +462,14 @@ impl Inbox {
     }
 
     /// The present time, or earlier: what waits here and cannot be read again has no time before it. A
-    /// commit now leaves nothing older behind that a power cut could take.
-    pub(crate) fn stored_until(&self) -> EventTime {
-        let state = self.lock();
-        let wall = self.clock.wall();
+    /// commit now leaves nothing older behind that a power cut could take. None while the clock is not set.
+    pub(crate) fn stored_until(&self) -> Option<EventTime> {
+        let state = self.lock_placed();
+        let Now::Wall(wall) = self.clock.now() else {
+            return None;
+        };
         let waiting = state.pending.earliest_volatile;
-        waiting.map_or(wall, |earliest| earliest.min(wall))
+        Some(waiting.map_or(wall, |earliest| earliest.min(wall)))
     }
 
     /// `pending` could not be stored: it waits again, before all that has come since.
@@ -507,16 +541,20 @@ impl Inbox {
     /// This moment, for a transmission. None while a source does not know yet where it stands.
     pub(crate) fn stamp(&self) -> Option<Stamp> {
         let clock = self.clock.state();
-        let state = self.lock();
-        let wall = self.clock.wall();
-        let mut floor = wall;
+        let state = self.lock_placed();
+        let (wall, present) = match self.clock.now() {
+            Now::Wall(wall) => (wall, wall),
+            // What is stamped now may turn out to be as early as what is on disk.
+            Now::Boot(_) => (self.clock.wall(), self.clock.on_disk()),
+        };
+        let mut floor = present;
         for position in &state.positions {
             floor = floor.min(match position {
                 Position::Starting => return None,
-                Position::Live | Position::Ended => wall,
+                Position::Live | Position::Ended => present,
                 Position::Behind(lag) => {
                     let lag = i64::try_from(lag.as_micros()).unwrap_or(i64::MAX);
-                    EventTime::from_micros(wall.as_micros().saturating_sub(lag))
+                    EventTime::from_micros(present.as_micros().saturating_sub(lag))
                 }
                 Position::At(time) => *time,
             });
@@ -536,11 +574,22 @@ impl Inbox {
         !pending.is_empty()
             && (all
                 || pending.urgent
-                || pending.samples.len() >= self.settings.commit_events
+                || pending.len() >= self.settings.commit_events
                 || pending.bytes >= self.settings.commit_bytes
                 || pending
                     .since
                     .is_some_and(|s| now >= s + self.settings.commit_interval))
+    }
+
+    /// What waits without a time gets it as soon as the clock is set, before any word of the watermark.
+    fn lock_placed(&self) -> MutexGuard<'_, State> {
+        let mut state = self.lock();
+        if !state.pending.untimed.is_empty()
+            && let Some(offset_us) = self.clock.offset_us()
+        {
+            state.pending.place(offset_us);
+        }
+        state
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -569,7 +618,7 @@ mod tests {
     use crate::clock::Quality;
 
     fn inbox(settings: Settings) -> Arc<Inbox> {
-        Inbox::new(settings, Clock::new(Quality::None))
+        Inbox::new(settings, Clock::new(Quality::Ntp))
     }
 
     fn reading(time: Option<i64>) -> Reading {
@@ -599,10 +648,10 @@ mod tests {
             .unwrap();
         // The source is at 200, but its sample of 100 is not on disk yet.
         assert_eq!(inbox.stamp().unwrap().floor, EventTime::from_secs(100));
-        assert_eq!(inbox.stored_until(), EventTime::from_secs(100));
+        assert_eq!(inbox.stored_until(), Some(EventTime::from_secs(100)));
         let (_, pending) = inbox.wait(None, true);
         assert_eq!(pending.unwrap().samples.len(), 1);
-        assert!(inbox.stored_until() > EventTime::from_secs(1_000_000_000));
+        assert!(inbox.stored_until() > Some(EventTime::from_secs(1_000_000_000)));
         assert_eq!(inbox.stamp().unwrap().floor, EventTime::from_secs(200));
         inbox.set_position(replay, Position::Ended);
         let stamp = inbox.stamp().unwrap();

@@ -11,7 +11,8 @@ use std::time::Duration;
 use event::{EventTime, Incarnation};
 use tokio::sync::mpsc;
 
-use crate::buffer::{BufferError, OpenError, reserve};
+use crate::buffer::{BufferError, OpenError, Placed, reserve};
+use crate::clock::{Now, SetBy};
 use crate::core::{AckError, Core, Outgoing};
 use crate::health::Health;
 use crate::inbox::{Inbox, News, Pending};
@@ -34,6 +35,11 @@ pub(crate) const TO_LINK_MAX: usize = 32;
 
 /// When something keeps it from sending, look again after this time.
 const BLOCKED_WAIT: Duration = Duration::from_millis(20);
+
+/// After so many answers of the cloud that say no time, events are sent with a clock that is not set.
+const TIMELESS_ANSWERS_MAX: u32 = 3;
+/// While events wait for the clock to be set, look again after this time.
+const CLOCK_WAIT: Duration = Duration::from_secs(2);
 
 /// On a full disk, look for room again after this time.
 pub(crate) const FULL_WAIT: Duration = Duration::from_secs(5);
@@ -58,8 +64,20 @@ pub(crate) struct Keeper {
     pub full: Option<Full>,
     /// When a full disk was last reported.
     pub told_full: Option<Duration>,
-    /// What could not be stored, and the number that its last event was to have.
-    pub failed: Option<(Pending, u64)>,
+    /// What could not be stored.
+    pub failed: Option<Failed>,
+    /// The offset of the clock by which the session measures, microseconds.
+    pub clock_offset_us: i64,
+}
+
+/// What could not be stored.
+#[derive(Debug)]
+pub(crate) struct Failed {
+    pending: Pending,
+    /// The number that its last event was to have.
+    last: u64,
+    /// The number that its last reading without a time was to have.
+    last_untimed: u64,
 }
 
 /// The disk is full.
@@ -110,7 +128,9 @@ impl Keeper {
         };
         self.inbox.close();
         let _ = self.link.blocking_send(ToLink::Goodbye(offline));
-        result?.close(self.inbox.clock().wall())
+        let core = result?;
+        let now = self.known_until(&core);
+        core.close(now)
     }
 
     /// The disk is full: sources are to wait.
@@ -160,7 +180,7 @@ impl Keeper {
     fn open_again(&mut self, life: Incarnation, phase: &mut Phase) -> Option<Core> {
         let mut core = loop {
             reserve::release(&self.dir);
-            let error = match (self.reopen)(self.inbox.clock().wall()) {
+            let error = match (self.reopen)(self.inbox.clock().known()) {
                 Ok(core) => break core,
                 Err(error) => error,
             };
@@ -181,12 +201,19 @@ impl Keeper {
                 }
             }
         };
-        if let Some((pending, last)) = self.failed.take() {
-            let stored = core.buffer().last_seq_of(life).is_some_and(|n| n >= last);
-            if stored && !pending.samples.is_empty() {
-                self.inbox.stored(pending);
+        if let Some(failed) = self.failed.take() {
+            let buffer = core.buffer();
+            // Both kinds are stored in one transaction.
+            let stored = if failed.pending.samples.is_empty() {
+                let next = buffer.next_unplaced(self.inbox.clock().boot_id());
+                !failed.pending.untimed.is_empty() && next > failed.last_untimed
             } else {
-                self.inbox.put_back(pending);
+                buffer.last_seq_of(life).is_some_and(|n| n >= failed.last)
+            };
+            if stored {
+                self.inbox.stored(failed.pending);
+            } else {
+                self.inbox.put_back(failed.pending);
             }
         }
         if *phase != Phase::Running {
@@ -215,11 +242,14 @@ impl Keeper {
                 *phase = self.take_news(core, item, *phase)?;
             }
             let now = self.now();
+            self.mind_the_clock(core);
             if let Some(pending) = pending {
                 self.store(core, pending)?;
             } else if self.flush_due(core, now, dirty_since, *phase) {
-                core.flush(self.inbox.stored_until())?;
+                let until = self.stored_until(core);
+                core.flush(until)?;
             }
+            let placed = self.place(core)?;
             self.look_for_room(core, now);
             dirty_since = core.buffer().is_dirty().then(|| dirty_since.unwrap_or(now));
             let (buffer, offset) = (core.buffer(), core.session().clock_offset_us());
@@ -227,7 +257,9 @@ impl Keeper {
             self.inbox.set_backlog(held.bytes);
             self.health
                 .buffer_is(buffer.incarnation(), held, buffer.dropped(), offset);
-            blocked = self.pump(core, now)?;
+            self.health
+                .unplaced(buffer.unplaced(), placed.and_then(|p| p.uncertain_s));
+            blocked = self.pump(core, now)? || placed.is_some();
             let ended = match *phase {
                 Phase::Running => false,
                 // What waits for room is to be sent, too.
@@ -242,18 +274,85 @@ impl Keeper {
         }
     }
 
-    fn store(&mut self, core: &mut Core, pending: Pending) -> Result<(), BufferError> {
-        let (cursors, until) = (pending.cursors(), self.inbox.stored_until());
+    /// What the clock has become since the last round, and what that means for what is sent.
+    fn mind_the_clock(&mut self, core: &mut Core) {
+        let clock = self.inbox.clock();
+        let offset_us = clock.guess_us();
+        if offset_us != self.clock_offset_us {
+            core.clock_moved(offset_us.saturating_sub(self.clock_offset_us));
+            self.clock_offset_us = offset_us;
+        }
+        let is_set = clock.offset_us().is_some();
+        // A cloud that never tells the time must not keep us from sending.
+        let wait = !is_set && clock.timeless_answers() < TIMELESS_ANSWERS_MAX;
+        core.time_is_known(is_set, wait);
+    }
+
+    /// Gives some of the readings that have no wall time theirs, once the clock is set. None if there was
+    /// nothing to do.
+    fn place(&mut self, core: &mut Core) -> Result<Option<Placed>, BufferError> {
+        let clock = self.inbox.clock();
+        let Some(offset_us) = clock.offset_us() else {
+            return Ok(None);
+        };
+        let (buffer, boot_id) = (core.buffer(), clock.boot_id());
+        // What was noted once is kept right; what the cloud told is noted for a later process of this boot.
+        let note = buffer.offset_of(boot_id).is_some() || clock.report().set_by == SetBy::Cloud;
+        if !note && !buffer.has_to_place() {
+            return Ok(None);
+        }
+        let until = self.stored_until(core);
+        let placed = core.place(boot_id, offset_us, until)?;
+        if let Some(uncertain_s) = placed.and_then(|p| p.uncertain_s) {
+            tracing::warn!(
+                "readings of a boot in which the clock was never set get times that may be off by \
+                 {uncertain_s:.0} s"
+            );
+        }
+        if placed.is_some() && !core.buffer().has_to_place() {
+            tracing::info!("all readings taken before the clock was set have their times now");
+        }
+        Ok(placed)
+    }
+
+    /// What a commit says of what is on disk; while the clock is not set, nothing new.
+    fn stored_until(&self, core: &Core) -> EventTime {
+        let until = self.inbox.stored_until();
+        until.unwrap_or_else(|| core.buffer().committed_at())
+    }
+
+    /// The present time, for the last commit.
+    fn known_until(&self, core: &Core) -> EventTime {
+        match self.inbox.clock().now() {
+            Now::Wall(now) => now,
+            Now::Boot(_) => core.buffer().committed_at(),
+        }
+    }
+
+    fn store(&mut self, core: &mut Core, mut pending: Pending) -> Result<(), BufferError> {
+        let clock = self.inbox.clock();
+        if let Some(offset_us) = clock.offset_us() {
+            pending.place(offset_us);
+        }
+        let (cursors, until) = (pending.cursors(), self.stored_until(core));
         let last = core.buffer().next_seq() - 1 + pending.samples.len() as u64;
+        let next_untimed = core.buffer().next_unplaced(clock.boot_id());
+        let last_untimed = next_untimed - 1 + pending.untimed.len() as u64;
         core.note_commands(&pending.commands);
-        let result = core.append(&pending.samples, &cursors, pending.volatile, until);
+        let result = core
+            .hold(clock.boot_id(), &pending.untimed, pending.volatile)
+            .and_then(|()| core.append(&pending.samples, &cursors, pending.volatile, until));
         match result {
             Ok(_) => {
                 self.inbox.stored(pending);
                 Ok(())
             }
             Err(error) => {
-                self.failed = Some((pending, last));
+                self.failed = Some(Failed {
+                    pending,
+                    last,
+                    last_untimed,
+                });
                 Err(error)
             }
         }
@@ -286,9 +385,15 @@ impl Keeper {
                 core.disconnected();
             }
             News::Ack(payload) => {
+                self.mind_the_clock(core);
                 let (now, wall) = (self.now(), self.inbox.clock().wall());
                 match core.ack_received(now, wall, &payload) {
                     Ok((freed, ack)) => {
+                        let said = ack.cloud_received_at.min(ack.cloud_sent_at) > EventTime(0);
+                        match core.take_clock() {
+                            None if said => {}
+                            told => self.inbox.clock().heard_cloud(told),
+                        }
                         self.inbox.heard_cloud_time(ack.cloud_sent_at);
                         tracing::debug!(freed, tx_no = ack.tx_no, "acknowledged");
                         let refused = ack.refused.iter().map(|r| r.range);
@@ -367,7 +472,9 @@ impl Keeper {
             Phase::Stopping(by) => Some(by),
             Phase::Running | Phase::Finishing => None,
         };
-        [session, flush, end].into_iter().flatten().min()
+        let waits = core.buffer().held().events > 0 && self.inbox.clock().offset_us().is_none();
+        let clock = waits.then(|| self.now() + CLOCK_WAIT);
+        [session, flush, end, clock].into_iter().flatten().min()
     }
 
     fn flush_due(
@@ -394,5 +501,7 @@ fn is_finished(core: &Core) -> bool {
     core.session().is_finished() && core.buffer().held().events == 0
 }
 
+#[cfg(test)]
+mod clock_tests;
 #[cfg(test)]
 mod tests;

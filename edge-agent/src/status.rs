@@ -63,8 +63,8 @@ impl Socket {
                 continue;
             };
             let clock = inbox.clock();
-            let (now, wall, state) = (clock.monotonic(), clock.wall(), clock.state());
-            let snapshot = health.snapshot(now, wall, state, Process::now(), endurance);
+            let (now, wall, report) = (clock.monotonic(), clock.wall(), clock.report());
+            let snapshot = health.snapshot(now, wall, report, Process::now(), endurance);
             let mut line = serde_json::to_vec(&snapshot).unwrap_or_default();
             line.push(b'\n');
             let answer = async {
@@ -150,7 +150,30 @@ pub fn describe(s: &Snapshot) -> String {
     if let Some(ms) = s.clock_offset_ms {
         let _ = write!(clock, ", the cloud's clock is {ms:+.1} ms from ours");
     }
+    match s.clock_set_by.as_deref() {
+        None => clock.push_str("; NOT SET: readings wait for the time"),
+        Some("cloud") => clock.push_str("; set by the cloud"),
+        Some(_) => {}
+    }
+    if s.clock_steps > 0 {
+        let last = s.clock_last_step_ms.unwrap_or(0.0) / 1000.0;
+        let _ = write!(clock, "; {} steps, the last by {last:+.1} s", s.clock_steps);
+    }
     line("clock", clock);
+    if s.unplaced_events > 0 {
+        line("no time yet", format!("{} readings", s.unplaced_events));
+    }
+    if let Some(seconds) = s.uncertain_seconds {
+        let seconds = span(seconds as u64);
+        line(
+            "uncertain",
+            format!(
+                "{} boots ended with a clock that was never set; the times of the last may be off by \
+                 {seconds}",
+                s.uncertain_boots
+            ),
+        );
+    }
     let memory = s.memory_bytes.map_or("?".to_owned(), bytes);
     let cpu = s
         .cpu_seconds
@@ -202,6 +225,9 @@ mod tests {
             cpu_seconds: Some(1.25),
             clock_quality: "ntp".to_owned(),
             clock_offset_ms: Some(-1.5),
+            clock_set_by: Some("system".to_owned()),
+            clock_steps: 2,
+            clock_last_step_ms: Some(-3_600_000.0),
             ..Snapshot::default()
         };
         assert_eq!(
@@ -211,18 +237,26 @@ mod tests {
              backlog     12 events, 12.0 kB, the oldest 10 min old\n\
              losses      1 events declared lost, 0 refused and kept\n\
              disk        20.0 MB written today, the card lasts 900 days at this pace\n\
-             clock       quality ntp, the cloud's clock is -1.5 ms from ours\n\
+             clock       quality ntp, the cloud's clock is -1.5 ms from ours; 2 steps, the last by -3600.0 s\n\
              process     4000.0 kB of memory, 1.2 s of processor time\n"
         );
         let idle = Snapshot {
             disk_full: true,
+            unplaced_events: 7,
+            uncertain_boots: 1,
+            uncertain_seconds: Some(7200.0),
             ..Snapshot::default()
         };
         let text = describe(&idle);
-        assert!(
-            text.contains("not connected") && text.contains("THE DISK IS FULL"),
-            "{text}"
-        );
+        for part in [
+            "not connected",
+            "THE DISK IS FULL",
+            "NOT SET",
+            "no time yet 7 readings",
+            "may be off by 2 h",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
     }
 
     #[test]

@@ -29,6 +29,7 @@ impl Agent {
         let (server, data) = (format!("mqtt://{}", cloud.address), dir.join("data"));
         let config = format!(
             "agent = \"gw-1\"\nserver = {server:?}\ndata_dir = {data:?}\nlog = \"info\"\n\
+             clock = \"ntp\"\n\
              [buffer]\ncommit_interval_ms = 20\n\
              [uplink]\nack_timeout_ms = 150\nack_timeout_max_ms = 500\nheartbeat_ms = 1000\n\
              reconnect_min_ms = 20\nreconnect_max_ms = 100\n{sources}"

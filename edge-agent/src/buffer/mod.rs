@@ -19,6 +19,9 @@
 //! gaps     (inc_no, inc_rand, from)      -> postcard event::Gap     declared losses, until acked
 //! cursors  name                          -> bytes                   how far a source has read
 //! commands id                            -> postcard commands::ledger::Row   what became of a command
+//! boots    boot                          -> postcard unplaced::Boot  boots with the next, and this one's offset
+//! unplaced (boot, n)                     -> readings n.. as a chunk, times in microseconds since boot
+//! unplaced_index (boot, n)               -> (count, bytes, earliest, latest)
 //! ```
 //! A chunk holds at most [`Settings::chunk_events_max`] events. The last chunk grows with each
 //! commit until it is full, so that an agent with one sample a second does not end up with one row
@@ -38,6 +41,9 @@ mod open;
 pub(crate) mod reserve;
 mod store;
 mod tables;
+mod unplaced;
+#[cfg(test)]
+mod unplaced_tests;
 
 pub use commands::{CommandChanges, Marks, SavedCommands};
 pub use error::{BufferError, OpenError};
@@ -45,3 +51,4 @@ pub use index::Position;
 pub(crate) use open::suspect;
 pub use open::{FILE_NAME, Opened, open, open_backend};
 pub use store::{Announcement, Buffer, Cursor, Settings};
+pub use unplaced::{Placed, UNCERTAIN};

@@ -14,7 +14,7 @@ use super::index::{ChunkKey, ChunkMeta, Index};
 use super::tables::{
     Ancestor, CHUNKS, COMMANDS, CURSORS, GAPS, INDEX, LINEAGE, META, STATE, State, encode,
 };
-use super::{Buffer, BufferError, OpenError, Settings, reserve};
+use super::{Buffer, BufferError, OpenError, Settings, reserve, unplaced};
 
 /// Name of the buffer's file in the data directory.
 pub const FILE_NAME: &str = "buffer.redb";
@@ -49,7 +49,8 @@ pub struct Opened {
 /// plus one and the random bits `rand`. Both are on disk when this returns.
 ///
 /// A damaged file is renamed to `buffer.redb.damaged-<time>` (two are kept), its loss is declared as
-/// an unclean stretch of time, and a new file begins. `now` is the agent's present time.
+/// an unclean stretch of time, and a new file begins. `now` is the agent's present time, 0 if it is not
+/// known.
 ///
 /// On a full disk the reserve is given up.
 ///
@@ -113,15 +114,24 @@ fn open_once(
     // With the file, everything held since the last start is gone: nothing older was held then.
     if let Some(lost) = sidecar.filter(|_| set_aside.is_some() || !existed) {
         buffer.state.add_unclean(lost.floor, now);
-        buffer.note_commands_lost(now);
-        buffer.flush_state(now)?;
+        // With a clock that is not set, at least what was issued before the last start.
+        buffer.note_commands_lost(now.max(lost.floor));
+        buffer.flush_state(now.max(buffer.state.committed_at))?;
     }
-    let floor = buffer.held().oldest.map_or(now, |oldest| oldest.min(now));
+    // Not known: nothing is older than what is on disk.
+    let present = if now <= EventTime(0) {
+        buffer.state.committed_at
+    } else {
+        now
+    };
     let untold = [buffer.state.unclean, buffer.state.unclean_behind];
-    let floor = untold
-        .iter()
+    let untold = untold.into_iter().flatten().map(|u| u.from);
+    let held = [buffer.held().oldest, buffer.unplaced_floor()];
+    let floor = held
+        .into_iter()
         .flatten()
-        .fold(floor, |floor, u| floor.min(u.from));
+        .chain(untold)
+        .fold(present, EventTime::min);
     Sidecar {
         no: buffer.incarnation().no,
         floor,
@@ -252,6 +262,7 @@ fn load(
     tx.set_quick_repair(true);
     let index = read_index(&tx)?;
     let gaps = read_gaps(&tx)?;
+    let unplaced = unplaced::load(&tx)?;
     let (state, lineage) = {
         let mut meta = tx.open_table(META)?;
         let mut lineage_table = tx.open_table(LINEAGE)?;
@@ -308,7 +319,11 @@ fn load(
                 rand,
             },
             last_seq: 0,
-            committed_at: now,
+            committed_at: match &last {
+                // The newest time that is known stays known.
+                Some(last) if now <= EventTime(0) => last.committed_at,
+                _ => now,
+            },
             clean: false,
             volatile: false,
             volatile_before: last
@@ -341,6 +356,7 @@ fn load(
         index,
         lineage,
         gaps,
+        unplaced,
     ))
 }
 

@@ -12,6 +12,7 @@ use super::BufferError;
 use super::chunk;
 use super::index::{ChunkKey, ChunkMeta, Index, Position};
 use super::tables::{Ancestor, CHUNKS, CURSORS, Changes, Row, State};
+use super::unplaced::Unplaced;
 
 /// Limits of the buffer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,7 +40,7 @@ impl Default for Settings {
 }
 
 /// Raw bytes of samples beyond which a chunk is full: far below the limit of a batch.
-const CHUNK_RAW_BYTES_MAX: usize = 96 << 10;
+pub(super) const CHUNK_RAW_BYTES_MAX: usize = 96 << 10;
 /// Most rows changed by acks that wait in memory for the next commit.
 const OVERLAY_ROWS_MAX: usize = 1024;
 /// Decoded chunks kept between reads of neighbouring ranges.
@@ -91,13 +92,14 @@ pub struct Buffer {
     pub(super) index: Index,
     pub(super) lineage: BTreeMap<Incarnation, Ancestor>,
     pub(super) gaps: BTreeMap<ChunkKey, Gap>,
+    pub(super) unplaced: Unplaced,
     tail: Option<Tail>,
     /// What is not committed yet; reads look here first.
     changes: Changes,
     decoded: VecDeque<(ChunkKey, Vec<Sample>)>,
     columns: Columns,
     poisoned: bool,
-    dropped: u64,
+    pub(super) dropped: u64,
 }
 
 impl Buffer {
@@ -109,6 +111,7 @@ impl Buffer {
         index: Index,
         lineage: BTreeMap<Incarnation, Ancestor>,
         gaps: BTreeMap<ChunkKey, Gap>,
+        unplaced: Unplaced,
     ) -> Self {
         Self {
             db,
@@ -118,6 +121,7 @@ impl Buffer {
             index,
             lineage,
             gaps,
+            unplaced,
             tail: None,
             changes: Changes::default(),
             decoded: VecDeque::new(),
@@ -130,6 +134,11 @@ impl Buffer {
     /// The present incarnation.
     pub fn incarnation(&self) -> Incarnation {
         self.state.incarnation
+    }
+
+    /// What is older is on disk, as far as is known: the newest time that a commit has noted.
+    pub fn committed_at(&self) -> EventTime {
+        self.state.committed_at
     }
 
     /// The number that the next event gets.
@@ -361,11 +370,12 @@ impl Buffer {
         Ok(earliest)
     }
 
-    /// The backlog: all events that no ack has named.
+    /// The backlog: all events that no ack has named, and the readings without a time; the oldest is of
+    /// those that have one.
     pub fn held(&self) -> Held {
         Held {
-            events: self.index.events(),
-            bytes: self.index.bytes(),
+            events: self.index.events() + self.unplaced.events(),
+            bytes: self.index.bytes() + self.unplaced.bytes(),
             oldest: self.index.min_time_without(&[]),
         }
     }
@@ -466,7 +476,7 @@ impl Buffer {
         self.changes.state = true;
     }
 
-    fn check(&self) -> Result<(), BufferError> {
+    pub(super) fn check(&self) -> Result<(), BufferError> {
         if self.poisoned {
             Err(BufferError::Poisoned)
         } else {
@@ -474,13 +484,16 @@ impl Buffer {
         }
     }
 
-    fn poison_on_error<T>(&mut self, result: Result<T, BufferError>) -> Result<T, BufferError> {
+    pub(super) fn poison_on_error<T>(
+        &mut self,
+        result: Result<T, BufferError>,
+    ) -> Result<T, BufferError> {
         self.poisoned |= result.is_err();
         result
     }
 
     /// Puts samples behind the last ones, as rows that the next commit writes.
-    fn stage(&mut self, samples: &[Sample]) -> Result<(), BufferError> {
+    pub(super) fn stage(&mut self, samples: &[Sample]) -> Result<(), BufferError> {
         for sample in samples {
             let seq = self.state.last_seq + 1;
             let full = self.tail.as_ref().is_some_and(|t| {
@@ -503,6 +516,21 @@ impl Buffer {
             self.state.last_seq = seq;
         }
         self.put_tail()
+    }
+
+    /// Gives out numbers whose events are lost.
+    pub(super) fn skip_numbers(&mut self, count: u64) -> Result<SeqRange, BufferError> {
+        self.put_tail()?;
+        // A chunk has consecutive numbers.
+        self.tail = None;
+        let first = self.next_seq();
+        self.state.last_seq += count;
+        let (incarnation, last) = (self.incarnation(), self.state.last_seq);
+        Ok(SeqRange {
+            incarnation,
+            first,
+            last,
+        })
     }
 
     fn put_tail(&mut self) -> Result<(), BufferError> {
@@ -585,8 +613,8 @@ impl Buffer {
         Ok(gone)
     }
 
-    fn drop_over_limit(&mut self) -> Result<(), BufferError> {
-        while self.index.bytes() > self.settings.bytes_max {
+    pub(super) fn drop_over_limit(&mut self) -> Result<(), BufferError> {
+        while self.index.bytes() + self.unplaced.bytes() > self.settings.bytes_max {
             let Some((key, meta)) = self.index.oldest() else {
                 break;
             };
@@ -596,6 +624,7 @@ impl Buffer {
             }
             self.declare_lost(key, meta, GapReason::Overflow);
         }
+        self.drop_unplaced_over_limit();
         Ok(())
     }
 
@@ -617,7 +646,7 @@ impl Buffer {
 
     /// Adds a gap; one that ends right before it and has the same reason grows instead, so that a
     /// buffer that overflows for days declares few of them.
-    fn put_gap(&mut self, mut gap: Gap) {
+    pub(super) fn put_gap(&mut self, mut gap: Gap) {
         let key = ChunkKey {
             inc: gap.incarnation,
             first: gap.from,
@@ -689,7 +718,7 @@ impl Buffer {
     }
 
     /// Writes everything that waits in one durable transaction.
-    fn commit(&mut self, cursors: &[Cursor]) -> Result<(), BufferError> {
+    pub(super) fn commit(&mut self, cursors: &[Cursor]) -> Result<(), BufferError> {
         // An ancestor whose last event goes with this commit is told as no longer held, after it.
         let emptied: Vec<Incarnation> = self
             .lineage
@@ -713,7 +742,7 @@ impl Buffer {
     }
 }
 
-fn raw_bytes(sample: &Sample) -> usize {
+pub(super) fn raw_bytes(sample: &Sample) -> usize {
     24 + match &sample.value {
         Value::Text(text) => text.len(),
         Value::Number(_) | Value::Bool(_) => 8,
@@ -728,7 +757,7 @@ fn range_of(key: ChunkKey, count: u64) -> SeqRange {
     }
 }
 
-fn meta_of(samples: &[Sample], bytes: usize) -> ChunkMeta {
+pub(super) fn meta_of(samples: &[Sample], bytes: usize) -> ChunkMeta {
     let times = || samples.iter().map(|s| s.time);
     ChunkMeta {
         count: samples.len() as u32,

@@ -8,12 +8,13 @@ use serde::{Deserialize, Serialize};
 
 use super::commands::{self, CommandChanges};
 use super::index::{ChunkKey, ChunkMeta};
+use super::unplaced;
 use super::{BufferError, Cursor};
 
 pub(super) const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 pub(super) const CHUNKS: TableDefinition<(u32, u64, u64), &[u8]> = TableDefinition::new("chunks");
 /// Count, bytes, earliest and latest time of a chunk.
-type IndexRow = (u32, u32, i64, i64);
+pub(super) type IndexRow = (u32, u32, i64, i64);
 pub(super) const INDEX: TableDefinition<(u32, u64, u64), IndexRow> = TableDefinition::new("index");
 pub(super) const LINEAGE: TableDefinition<(u32, u64), (u64, bool)> =
     TableDefinition::new("lineage");
@@ -49,7 +50,7 @@ pub(super) struct State {
 }
 
 impl State {
-    /// Samples between `from` and `now` may be lost. If the clock says that `now` is earlier, their times are
+    /// Samples between `from` and `now` (0 = not known) may be lost. If the clock says that `now` is earlier, their times are
     /// not known: they are after `from`, or between the setting back and `now`.
     pub(super) fn add_unclean(&mut self, from: EventTime, now: EventTime) {
         let behind = |until: EventTime| until.as_micros().saturating_sub(now.as_micros());
@@ -62,8 +63,8 @@ impl State {
             return;
         }
         self.unclean = Some(joined(self.unclean, stretch(from, now)));
-        if from > now {
-            self.unclean_until = self.unclean_until.max(Some(from));
+        if from > now || now <= EventTime(0) {
+            self.unclean_until = self.unclean_until.max(Some(from.max(EventTime(1))));
         }
         self.know_time(now);
     }
@@ -134,6 +135,7 @@ pub(super) struct Changes {
     pub lineage_gone: Vec<Incarnation>,
     pub commands: CommandChanges,
     pub commands_lost_at: Option<EventTime>,
+    pub unplaced: unplaced::Changes,
     pub state: bool,
 }
 
@@ -145,6 +147,7 @@ impl Changes {
             && self.lineage_gone.is_empty()
             && self.commands.is_empty()
             && self.commands_lost_at.is_none()
+            && self.unplaced.is_empty()
     }
 
     /// Writes all changes, the state, the lives that hold nothing any more (with their last seq) and
@@ -204,6 +207,7 @@ impl Changes {
             }
         }
         commands::write(&tx, &self.commands, self.commands_lost_at)?;
+        self.unplaced.write(&tx)?;
         Ok(tx.commit()?)
     }
 }

@@ -49,7 +49,9 @@ impl Device {
                     }
                     let until = inbox.clock().monotonic() + Duration::from_millis(50);
                     let (news, pending) = inbox.wait(Some(until), false);
-                    if let Some(pending) = pending {
+                    if let Some(mut pending) = pending {
+                        // What the clock is takes no part here.
+                        pending.place(inbox.clock().guess_us());
                         buffer.note_commands(&pending.commands);
                         let now = inbox.clock().wall();
                         buffer

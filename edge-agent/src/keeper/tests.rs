@@ -101,7 +101,7 @@ fn reading(n: u32) -> Reading {
 fn run(writes: u32) -> u32 {
     let dir = tempfile::tempdir().unwrap();
     let disk = Disk::default();
-    let clock = Clock::new(Quality::None);
+    let clock = Clock::new(Quality::Ntp);
     let start = clock.wall();
     let first = core(open(&disk, 1, start).unwrap());
     let inbox = Inbox::new(
@@ -132,6 +132,7 @@ fn run(writes: u32) -> u32 {
         full: None,
         told_full: None,
         failed: None,
+        clock_offset_us: inbox.clock().guess_us(),
     };
     disk.with(|s| s.left = Some(writes));
     let kept = std::thread::spawn(move || keeper.run(first));

@@ -45,7 +45,7 @@ pub async fn run(
         let snapshot = health.snapshot(
             clock.monotonic(),
             clock.wall(),
-            clock.state(),
+            clock.report(),
             Process::now(),
             settings.card_endurance,
         );

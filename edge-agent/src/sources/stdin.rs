@@ -166,7 +166,7 @@ mod tests {
 
     #[tokio::test]
     async fn bad_lines_are_passed_over_and_attributes_come_once_per_device() {
-        let inbox = Inbox::new(inbox::Settings::default(), Clock::new(Quality::None));
+        let inbox = Inbox::new(inbox::Settings::default(), Clock::new(Quality::Ntp));
         let attributes = BTreeMap::from([("site".to_owned(), "p1".to_owned())]);
         let feed = Feed::new(inbox.clone(), "stdin".to_owned(), &attributes).unwrap();
         let settings = Settings {

@@ -130,6 +130,9 @@ pub enum Step {
 pub struct Answer {
     /// Delete these.
     pub acked: Vec<SeqRange>,
+    /// By how much the cloud's clock is ahead of the agent's, and how long the answer took both ways,
+    /// microseconds; none if it does not say.
+    pub clock: Option<(i64, i64)>,
     /// The cloud knows this now.
     pub told: Option<Announcement>,
 }
@@ -193,6 +196,8 @@ pub struct Session {
     farewell: Option<u64>,
     finished: bool,
     clock_offset_us: Option<(i64, i64)>,
+    /// Nothing but heartbeats goes out: the clock is not set.
+    events_wait: bool,
     budget: Option<Budget>,
 }
 
@@ -222,6 +227,7 @@ impl Session {
             farewell: None,
             finished: false,
             clock_offset_us: None,
+            events_wait: false,
             budget: None,
         }
     }
@@ -277,6 +283,23 @@ impl Session {
         self.clock_offset_us.map(|(offset, _)| offset)
     }
 
+    /// Whether events are to wait, and only heartbeats go out: as long as the clock is not set, because
+    /// the cloud corrects what comes from such a clock, and most events have right times. A heartbeat's
+    /// answer says what time it is, so it is then repeated sooner.
+    pub fn let_events_wait(&mut self, wait: bool) {
+        self.events_wait = wait;
+    }
+
+    /// The agent's wall clock was set or stepped by `by` microseconds: what was measured by it still counts.
+    pub fn clock_moved(&mut self, by: i64) {
+        for sent in &mut self.sent {
+            sent.at = EventTime(sent.at.as_micros().saturating_add(by));
+        }
+        if let Some((offset, _)) = &mut self.clock_offset_us {
+            *offset = offset.saturating_sub(by);
+        }
+    }
+
     /// What to do at `now`. `to_tell` says whether announcements wait in the buffer. Call again
     /// until it returns none.
     pub fn poll(&mut self, now: Duration, backlog: &impl Backlog, to_tell: bool) -> Option<Step> {
@@ -291,7 +314,11 @@ impl Session {
             self.unanswered = Some(now);
             return Some(Step::Reconnect);
         }
-        if let Some(range) = self.overdue(now).or_else(|| self.waiting(now, backlog)) {
+        let next = match self.events_wait {
+            true => None,
+            false => self.overdue(now).or_else(|| self.waiting(now, backlog)),
+        };
+        if let Some(range) = next {
             self.farewell = None;
             self.finished = false;
             return Some(Step::Batch {
@@ -326,6 +353,10 @@ impl Session {
         let heartbeat = self
             .last_sent
             .map_or(Duration::ZERO, |at| at + self.heartbeat_wait(to_tell));
+        if self.events_wait {
+            let silence = self.unanswered.map(|at| at + self.settings.silence_max);
+            return silence.into_iter().chain([heartbeat]).min();
+        }
         let flights = self.flights.iter().map(|f| f.deadline);
         // Without room in flight, or in the lane, an ack or a deadline comes first.
         let refusals = self
@@ -411,14 +442,16 @@ impl Session {
             .sent
             .iter()
             .position(|s| s.tx_no == ack.tx_no && ack.tx_no != 0);
+        let mut clock = None;
         let told = known.and_then(|i| self.sent.remove(i)).map(|sent| {
-            self.measure_clock(sent.at, at, ack);
+            clock = self.measure_clock(sent.at, at, ack);
             sent.said
         });
         // What was refused is not durable there, and neither is what it said.
         let told = told.filter(|said| answered && !said.is_empty());
         Answer {
             acked: ack.ranges.clone(),
+            clock,
             told,
         }
     }
@@ -430,7 +463,7 @@ impl Session {
 
     fn heartbeat_wait(&self, to_tell: bool) -> Duration {
         // What is new to the cloud does not wait for a whole heartbeat, and a farewell is repeated.
-        if to_tell || self.farewell.is_some() {
+        if to_tell || self.events_wait || self.farewell.is_some() {
             self.settings.ack_timeout.min(self.settings.heartbeat)
         } else {
             self.settings.heartbeat
@@ -578,14 +611,19 @@ impl Session {
     }
 
     /// The four times of NTP: sent here, received there, sent there, received here.
-    fn measure_clock(&mut self, sent: EventTime, received: EventTime, ack: &Ack) {
+    fn measure_clock(
+        &mut self,
+        sent: EventTime,
+        received: EventTime,
+        ack: &Ack,
+    ) -> Option<(i64, i64)> {
         let (t0, t3) = (sent.as_micros(), received.as_micros());
         let (t1, t2) = (
             ack.cloud_received_at.as_micros(),
             ack.cloud_sent_at.as_micros(),
         );
         if t1 == 0 || t2 == 0 {
-            return; // The cloud did not say.
+            return None; // The cloud did not say.
         }
         let way = t3.saturating_sub(t0).saturating_sub(t2.saturating_sub(t1));
         let offset = t1.saturating_sub(t0) / 2 + t2.saturating_sub(t3) / 2;
@@ -598,6 +636,7 @@ impl Session {
         } else if let Some((_, way)) = &mut self.clock_offset_us {
             *way = way.saturating_add(*way / 8 + 100);
         }
+        Some((offset, way))
     }
 }
 

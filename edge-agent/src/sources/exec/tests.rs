@@ -53,7 +53,7 @@ fn start(settings: Settings) -> Running {
 }
 
 fn start_with(limits: inbox::Settings, settings: Settings) -> Running {
-    let inbox = Inbox::new(limits, Clock::new(Quality::None));
+    let inbox = Inbox::new(limits, Clock::new(Quality::Ntp));
     let feed = Feed::new(inbox.clone(), "x".to_owned(), &BTreeMap::new()).unwrap();
     let stop = CancellationToken::new();
     let task = tokio::spawn(run(settings, feed, stop.clone()));

@@ -35,7 +35,7 @@ fn settings(path: &Path, format: Format, mapping: Mapping) -> Settings {
 }
 
 fn inbox() -> Arc<Inbox> {
-    Inbox::new(inbox::Settings::default(), Clock::new(Quality::None))
+    Inbox::new(inbox::Settings::default(), Clock::new(Quality::Ntp))
 }
 
 /// Replays what can be read and returns the samples as text, the cursor, and the counts.
@@ -164,7 +164,7 @@ async fn a_replay_cut_anywhere_resumes_exactly() {
         let mut cursor = None;
         let mut values = Vec::new();
         for _ in 0..10 {
-            let inbox = Inbox::new(limits.clone(), Clock::new(Quality::None));
+            let inbox = Inbox::new(limits.clone(), Clock::new(Quality::Ntp));
             let feed = Feed::new(inbox.clone(), "f".to_owned(), &BTreeMap::new()).unwrap();
             let stop = CancellationToken::new();
             let task = tokio::spawn(run(s.clone(), cursor.clone(), feed, stop.clone()));

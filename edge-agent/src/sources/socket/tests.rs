@@ -38,7 +38,7 @@ struct Running {
 }
 
 fn start(listen: &str, decoding: Decoding) -> Running {
-    let inbox = Inbox::new(inbox::Settings::default(), Clock::new(Quality::None));
+    let inbox = Inbox::new(inbox::Settings::default(), Clock::new(Quality::Ntp));
     let feed = Feed::new(inbox.clone(), "s".to_owned(), &BTreeMap::new()).unwrap();
     let stop = CancellationToken::new();
     let settings = Settings {

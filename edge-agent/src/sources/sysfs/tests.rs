@@ -280,7 +280,7 @@ fn no_sensors_are_told_once_with_the_place() {
 async fn rounds_go_on_until_the_stop() {
     let dir = tempfile::tempdir().unwrap();
     board(dir.path());
-    let inbox: Arc<Inbox> = Inbox::new(inbox::Settings::default(), Clock::new(Quality::None));
+    let inbox: Arc<Inbox> = Inbox::new(inbox::Settings::default(), Clock::new(Quality::Ntp));
     let feed = Feed::new(inbox.clone(), "sysfs".to_owned(), &BTreeMap::new()).unwrap();
     let stop = CancellationToken::new();
     let running = tokio::spawn(run(settings(dir.path()), feed, stop.clone()));

@@ -341,7 +341,7 @@ async fn samples_come_with_their_cursor_and_the_watermark_waits_for_old_lines() 
     let line = |i: u64| format!("{{\"ts\":{},\"n\":{i}}}\n", 1_700_000_000_000 + i * 1000);
     let all: String = (0..2500).map(line).collect();
     append(&path, &format!("not json\n{all}"));
-    let inbox = Inbox::new(inbox::Settings::default(), Clock::new(Quality::None));
+    let inbox = Inbox::new(inbox::Settings::default(), Clock::new(Quality::Ntp));
     let feed = Feed::new(inbox.clone(), "t".to_owned(), &BTreeMap::new()).unwrap();
     assert!(inbox.stamp().is_none());
     let settings = Settings {
