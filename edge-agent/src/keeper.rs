@@ -8,13 +8,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use event::{EventTime, Incarnation};
+use event::{ClockQuality, EventTime, Incarnation};
 use tokio::sync::mpsc;
 
 use crate::buffer::{BufferError, OpenError, reserve};
 use crate::core::{AckError, Core, Outgoing};
-use crate::health::Health;
+use crate::health::{Gone, Health};
 use crate::inbox::{Inbox, News, Pending};
+use crate::room::Room;
 
 /// What the link is to do.
 #[derive(Debug, Clone, PartialEq)]
@@ -52,6 +53,8 @@ pub(crate) struct Keeper {
     /// Where the buffer lies.
     pub dir: PathBuf,
     pub reopen: Reopen,
+    /// The disk's free space.
+    pub room: Room,
     /// On a full disk, look for room again after this time.
     pub full_wait: Duration,
     /// Nothing is taken from the sources, because the disk is full.
@@ -215,6 +218,7 @@ impl Keeper {
                 *phase = self.take_news(core, item, *phase)?;
             }
             let now = self.now();
+            self.expire(core, now)?;
             if let Some(pending) = pending {
                 self.store(core, pending)?;
             } else if self.flush_due(core, now, dirty_since, *phase) {
@@ -225,8 +229,12 @@ impl Keeper {
             let (buffer, offset) = (core.buffer(), core.session().clock_offset_us());
             let held = buffer.held();
             self.inbox.set_backlog(held.bytes);
+            let gone = Gone {
+                dropped: buffer.dropped(),
+                summed_up: buffer.summed_up(),
+            };
             self.health
-                .buffer_is(buffer.incarnation(), held, buffer.dropped(), offset);
+                .buffer_is(buffer.incarnation(), held, gone, offset);
             blocked = self.pump(core, now)?;
             let ended = match *phase {
                 Phase::Running => false,
@@ -242,7 +250,35 @@ impl Keeper {
         }
     }
 
+    /// Drops what is too old, if it is time to.
+    fn expire(&mut self, core: &mut Core, now: Duration) -> Result<(), BufferError> {
+        if core.buffer().next_expiry().is_some_and(|at| now >= at) {
+            self.tell_time(core, now);
+            let dropped = core.expire(now)?;
+            if dropped > 0 {
+                tracing::warn!(
+                    dropped,
+                    "events were held for longer than buffer.age_max_s: they are dropped and declared lost"
+                );
+            }
+        }
+        Ok(())
+    }
+
+    fn tell_time(&self, core: &mut Core, now: Duration) {
+        let clock = self.inbox.clock();
+        let is_set = clock.state().quality != ClockQuality::None;
+        core.set_clock(now, is_set.then(|| clock.wall()));
+    }
+
     fn store(&mut self, core: &mut Core, pending: Pending) -> Result<(), BufferError> {
+        let now = self.now();
+        self.tell_time(core, now);
+        if let Some(found) = self.room.check(now, core.buffer().held().bytes) {
+            core.limit_buffer(found.limit);
+            self.health
+                .room_is(found.free, core.buffer().bytes_max(), found.limit.is_some());
+        }
         let (cursors, until) = (pending.cursors(), self.inbox.stored_until());
         let last = core.buffer().next_seq() - 1 + pending.samples.len() as u64;
         core.note_commands(&pending.commands);
@@ -363,11 +399,12 @@ impl Keeper {
             core.next_wake()
         };
         let flush = dirty_since.map(|since| since + self.flush_interval);
+        let expiry = core.buffer().next_expiry();
         let end = match phase {
             Phase::Stopping(by) => Some(by),
             Phase::Running | Phase::Finishing => None,
         };
-        [session, flush, end].into_iter().flatten().min()
+        [session, flush, expiry, end].into_iter().flatten().min()
     }
 
     fn flush_due(

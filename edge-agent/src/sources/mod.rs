@@ -34,7 +34,7 @@ pub(crate) use hash::fnv1a;
 pub use mapping::{Mapping, MappingError, TimeFormat};
 pub use tags::TagRules;
 
-use crate::buffer::Cursor;
+use crate::buffer::{Cursor, Faults};
 use crate::config::{Source, SourceKind};
 use crate::inbox::{self, Closed, Inbox, Position, Reading, SourceId, Ticket};
 
@@ -90,6 +90,9 @@ pub struct Feed {
     attributes: Vec<(MetricName, Value)>,
     seen: HashSet<DeviceId>,
     filter: change::Filter,
+    /// Where its series are made known as faults, if they are.
+    faults: Option<Faults>,
+    faults_full: bool,
     counts: Counts,
 }
 
@@ -120,6 +123,8 @@ impl Feed {
             attributes,
             seen: HashSet::new(),
             filter: change::Filter::new(change::Settings::default()),
+            faults: None,
+            faults_full: false,
             counts: Counts::default(),
         })
     }
@@ -127,6 +132,12 @@ impl Feed {
     /// Leaves out readings that say nothing new.
     pub fn on_change(mut self, settings: change::Settings) -> Self {
         self.filter = change::Filter::new(settings);
+        self
+    }
+
+    /// Everything of this source is a fault: the buffer gives it up last.
+    pub fn with_faults(mut self, faults: Faults) -> Self {
+        self.faults = Some(faults);
         self
     }
 
@@ -226,6 +237,16 @@ impl Feed {
             if !self.filter.passes(&reading, now) {
                 self.counts.left_out += 1;
                 continue;
+            }
+            if let Some(faults) = &self.faults
+                && !faults.add(&reading.device, &reading.metric)
+                && !std::mem::replace(&mut self.faults_full, true)
+            {
+                tracing::warn!(
+                    source = self.name,
+                    "there are more series of priority \"fault\" than can be remembered (65,536): further \
+                     ones are kept like any others; give that priority to fewer sources"
+                );
             }
             if !self.attributes.is_empty() && !self.seen.contains(&reading.device) {
                 if self.seen.len() >= SEEN_MAX {
