@@ -128,3 +128,147 @@ impl Buffer {
         Ok(dropped)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Settings, open_backend};
+    use super::*;
+    use event::{AgentId, DeviceId, Gap, MetricName, Sample, Value};
+    use redb::backends::InMemoryBackend;
+
+    const WALL: i64 = 1_700_000_000;
+    const AGE_MAX: u64 = 8000;
+
+    struct Agent {
+        buffer: Buffer,
+        monotonic: u64,
+        wall: i64,
+        is_set: bool,
+    }
+
+    impl Agent {
+        fn new() -> Self {
+            let settings = Settings {
+                age_max: Some(AGE_MAX as u32),
+                chunk_events_max: 5,
+                ..Settings::default()
+            };
+            let agent = AgentId::new("gw").unwrap();
+            let now = EventTime::from_secs(WALL);
+            Self {
+                buffer: open_backend(InMemoryBackend::new(), &agent, &settings, 1, now).unwrap(),
+                monotonic: 0,
+                wall: WALL,
+                is_set: true,
+            }
+        }
+
+        fn tell(&mut self) {
+            let wall = self.is_set.then(|| EventTime::from_secs(self.wall));
+            let monotonic = Duration::from_secs(self.monotonic);
+            self.buffer.set_clock(monotonic, wall);
+        }
+
+        /// Stores events that happened long ago.
+        fn store(&mut self, count: usize) {
+            self.tell();
+            let sample = Sample {
+                device: DeviceId::new("d").unwrap(),
+                metric: MetricName::new("m").unwrap(),
+                time: EventTime::from_secs(WALL - 100_000_000),
+                value: Value::Bool(true),
+            };
+            let now = EventTime::from_secs(self.wall);
+            let samples = vec![sample; count];
+            self.buffer.append(&samples, &[], false, now).unwrap();
+        }
+
+        /// Time goes on without anything happening but a look now and then; returns what was dropped.
+        fn pass(&mut self, seconds: u64) -> u64 {
+            let end = self.monotonic + seconds;
+            let mut dropped = 0;
+            while self.monotonic < end {
+                let step = (end - self.monotonic).min(100);
+                self.monotonic += step;
+                self.wall += step as i64;
+                self.tell();
+                let now = Duration::from_secs(self.monotonic);
+                dropped += self.buffer.expire(now).unwrap();
+            }
+            dropped
+        }
+    }
+
+    #[test]
+    fn what_was_stored_too_long_ago_goes_as_a_declared_gap() {
+        let mut agent = Agent::new();
+        assert_eq!(agent.buffer.next_expiry(), None);
+        agent.store(7);
+        assert_eq!(agent.pass(4000), 0);
+        agent.store(3);
+        // The first seven end with a chunk of two, which was full for its age.
+        assert_eq!(agent.pass(4000), 0);
+        assert!(agent.buffer.next_expiry().is_some());
+        assert_eq!(agent.pass(100), 7);
+        assert!(agent.buffer.is_dirty());
+        let gaps: Vec<Gap> = agent.buffer.announcement(9).gaps;
+        assert_eq!((gaps.len(), gaps[0].from, gaps[0].to), (1, 1, 7));
+        assert_eq!(gaps[0].reason, GapReason::Expired);
+        assert_eq!((agent.buffer.held().events, agent.buffer.dropped()), (3, 7));
+        assert_eq!(agent.pass(4000), 3);
+        // The number goes on behind what is gone.
+        assert_eq!(agent.buffer.next_seq(), 11);
+        agent.store(1);
+        assert_eq!(agent.buffer.held().events, 1);
+    }
+
+    #[test]
+    fn a_step_of_the_clock_drops_nothing_until_it_has_lasted() {
+        let mut agent = Agent::new();
+        agent.store(5);
+        assert_eq!(agent.pass(1000), 0);
+        // Set to next year by mistake, and put right before ten minutes are over.
+        agent.wall += 31_000_000;
+        assert_eq!(agent.pass(500), 0);
+        agent.wall -= 31_000_000;
+        assert_eq!(agent.pass(6000), 0);
+        // Set back by a year: what is held is younger, not older.
+        agent.wall -= 31_000_000;
+        assert_eq!(agent.pass(3000), 0);
+        // This time it lasts.
+        agent.wall += 62_000_000;
+        assert_eq!(agent.pass(600), 0);
+        assert_eq!(agent.pass(200), 5);
+    }
+
+    #[test]
+    fn a_clock_that_was_never_set_drops_nothing() {
+        let mut agent = Agent::new();
+        agent.is_set = false;
+        agent.store(5);
+        agent.wall += 300_000_000;
+        assert_eq!(agent.pass(3 * AGE_MAX), 0);
+        // Set at last: what was stored before counts from here.
+        agent.is_set = true;
+        assert_eq!(agent.pass(AGE_MAX), 0);
+        assert_eq!(agent.pass(200), 5);
+        // Lost again: nothing is known of its age any more.
+        agent.store(5);
+        agent.is_set = false;
+        assert_eq!(agent.pass(3 * AGE_MAX), 0);
+    }
+
+    #[test]
+    fn each_round_drops_a_part() {
+        let mut agent = Agent::new();
+        agent.store(5 * 3 * CHUNKS_A_ROUND);
+        agent.pass(AGE_MAX);
+        let round = 5 * CHUNKS_A_ROUND as u64;
+        for left in [2, 1, 0] {
+            assert_eq!(agent.pass(100), round);
+            assert_eq!(agent.buffer.held().events, left * round);
+            // Not twice in ten seconds.
+            assert_eq!(agent.pass(9), 0);
+        }
+    }
+}
