@@ -432,4 +432,6 @@ fn is_finished(core: &Core) -> bool {
 }
 
 #[cfg(test)]
+mod room_tests;
+#[cfg(test)]
 mod tests;

@@ -20,6 +20,8 @@ pub(crate) struct Room {
     min: u64,
     look: Look,
     dir: PathBuf,
+    /// Time between two looks.
+    every: Duration,
     next: Duration,
     limit: Option<u64>,
     failed: bool,
@@ -42,15 +44,16 @@ impl Room {
             let stat = rustix::fs::statvfs(&path)?;
             Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
         };
-        Self::new(dir, min, Box::new(look))
+        Self::new(dir, min, EVERY, Box::new(look))
     }
 
-    /// The same with another way to look.
-    pub fn new(dir: &Path, min: u64, look: Look) -> Self {
+    /// The same with another way to look, `every` so often.
+    pub fn new(dir: &Path, min: u64, every: Duration, look: Look) -> Self {
         Self {
             min,
             look,
             dir: dir.to_owned(),
+            every,
             next: Duration::ZERO,
             limit: None,
             failed: false,
@@ -63,7 +66,7 @@ impl Room {
         if self.min == 0 || now < self.next {
             return None;
         }
-        self.next = now + EVERY;
+        self.next = now + self.every;
         let dir = self.dir.display();
         let free = match (self.look)() {
             Ok(free) => free,
@@ -116,7 +119,7 @@ mod tests {
             BROKEN => Err(io::ErrorKind::PermissionDenied.into()),
             n => Ok(n),
         };
-        let mut room = Room::new(Path::new("d"), 800, Box::new(look));
+        let mut room = Room::new(Path::new("d"), 800, EVERY, Box::new(look));
         let mut second = 0;
         let mut check = |is_free: u64, held| {
             free.store(is_free, Ordering::Relaxed);

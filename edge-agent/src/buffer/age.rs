@@ -7,7 +7,7 @@
 //!
 //! A clock that errs must not empty the buffer:
 //! - Under a clock that was never set, nothing is dropped. What was stored under one counts from the
-//!   first time that was known afterwards in the same life.
+//!   next time that is known, in the same life.
 //! - A clock that is set back only makes events younger.
 //! - After the start, and after each step of the clock by more than [`STEP`], nothing is dropped for
 //!   [`SETTLE`]: a step may be a mistake that is put right.
@@ -38,7 +38,7 @@ pub(super) struct State {
     seen: Option<(Duration, i64)>,
     /// Since when the clock goes on without a step, monotonic.
     steady_since: Duration,
-    /// The first time that was known in this life, seconds since 1970.
+    /// The first time that was known since it was not, seconds since 1970.
     first: Option<u32>,
     next: Duration,
 }
@@ -69,7 +69,9 @@ impl Buffer {
     pub fn set_clock(&mut self, monotonic: Duration, wall: Option<EventTime>) {
         let age = &mut self.age;
         let Some(wall) = wall.map(EventTime::as_micros) else {
+            // What is stored from here on is as old as the next time that is known.
             age.seen = None;
+            age.first = None;
             return;
         };
         let stepped = age.seen.is_none_or(|(then, before)| {
@@ -256,6 +258,10 @@ mod tests {
         agent.store(5);
         agent.is_set = false;
         assert_eq!(agent.pass(3 * AGE_MAX), 0);
+        agent.store(5);
+        agent.is_set = true;
+        assert_eq!(agent.pass(AGE_MAX), 0);
+        assert_eq!(agent.pass(200), 10);
     }
 
     #[test]

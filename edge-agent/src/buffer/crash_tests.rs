@@ -7,7 +7,8 @@
 //! under way left: chunks with their events, gaps, cursor, commands and last number. The next life goes
 //! on from one of these disks.
 //!
-//! An ordinary run tries a part of the cuts. `TIDEWATCH_CUTS=10000` asks for at least so many.
+//! Each run tries at least [`CUTS`] cuts; the environment variable `TIDEWATCH_CUTS` asks for another
+//! number (bench/README.md has the figures).
 
 use std::collections::BTreeMap;
 use std::io;
@@ -23,7 +24,7 @@ use super::index::{ChunkKey, ChunkMeta, Kind};
 use super::*;
 
 const SECTOR: usize = 512;
-/// Cuts of an ordinary run.
+/// Cuts of a run, at least.
 const CUTS: u64 = 12_000;
 
 /// A disk that notes what is done to it.
@@ -579,6 +580,7 @@ fn run(seed: u64, cuts: u64) -> Seen {
 }
 
 #[test]
+#[allow(clippy::print_stdout)]
 fn no_power_cut_loses_what_was_committed() {
     let cuts = match std::env::var("TIDEWATCH_CUTS") {
         Ok(n) => n.parse().unwrap(),

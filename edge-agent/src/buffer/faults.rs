@@ -93,7 +93,7 @@ mod tests {
         ];
         assert_eq!(faults.split(&all[..3]), None);
         assert!(faults.add(&alarm.device, &alarm.metric));
-        let split = faults.clone().split(&all);
+        let split = faults.split(&all);
         let expected = (vec![&all[1], &all[3], &all[4]], vec![&all[0], &all[2]]);
         assert_eq!(split, Some(expected));
     }

@@ -22,7 +22,7 @@
 //!
 //! Cost: an append sums up at most [`EVENTS_MAX`] events, in groups of up to [`GROUP_EVENTS_MAX`] events and
 //! [`GROUP_ENTRIES_MAX`] summaries (about 1 MiB of memory); room is made down to seven eighths of the limit, so
-//! that not every append does it. If that is not enough, because the limit was lowered, the buffer does not grow
+//! that not every append does it (where nothing can be summed up, only as much is dropped as must be). If that is not enough, because the limit was lowered, the buffer does not grow
 //! any further and shrinks with the next appends.
 
 use std::collections::BTreeMap;
@@ -116,7 +116,10 @@ impl Buffer {
                 match self.compact_down_to(slack, limit, accepted)? {
                     Compacted::Enough => return Ok(()),
                     Compacted::Paused => limit.max(before),
-                    Compacted::Exhausted => slack,
+                    // Dropped summaries leave room for raw events to gather in, so that there are many to a
+                    // summary. Nothing else is dropped before it must be.
+                    Compacted::Exhausted if self.index.summary_bytes() >= limit / 8 => slack,
+                    Compacted::Exhausted => limit,
                 }
             }
         };

@@ -12,6 +12,8 @@ use super::super::{Faults, Settings, open_backend};
 use super::*;
 
 type Number = (Incarnation, u64);
+/// Second and value.
+type Point = (i64, f64);
 
 /// A disk that is there again after the buffer was closed.
 #[derive(Debug, Clone, Default)]
@@ -106,7 +108,7 @@ fn lost(buffer: &Buffer) -> BTreeSet<Number> {
 }
 
 /// Values of the metric among what is held, in their order.
-fn values(buffer: &mut Buffer, metric: &str) -> Vec<(i64, f64)> {
+fn values(buffer: &mut Buffer, metric: &str) -> Vec<Point> {
     let all = held(buffer).into_values().map(|(_, s)| s);
     all.filter(|s| s.metric.as_str() == metric)
         .map(|s| {
@@ -136,19 +138,18 @@ fn the_oldest_minutes_become_three_events_each_and_the_raw_ones_a_gap() {
     };
     assert_eq!((gap.from, gap.to), (1, buffer.summed_up()));
     assert_eq!(gap.time.to, raw[&gap.to].time);
-    let mut minutes: BTreeMap<i64, Vec<(i64, f64)>> = BTreeMap::new();
+    let mut minutes: BTreeMap<i64, Vec<Point>> = BTreeMap::new();
     for n in gap.from..=gap.to {
         let s = &raw[&n];
         let second = s.time.as_micros() / 1_000_000 - START;
         let minute = minutes.entry(second.div_euclid(60)).or_default();
         minute.push((second, s.value.as_number().unwrap()));
     }
-    let by = |pick: fn(&[(i64, f64)]) -> (i64, f64)| -> Vec<(i64, f64)> {
-        minutes.values().map(|m| pick(m)).collect()
-    };
-    let least = |m: &[(i64, f64)]| *m.iter().min_by(|a, b| a.1.total_cmp(&b.1)).unwrap();
-    let most = |m: &[(i64, f64)]| *m.iter().rev().max_by(|a, b| a.1.total_cmp(&b.1)).unwrap();
-    let count = |m: &[(i64, f64)]| (m[m.len() - 1].0, m.len() as f64);
+    let by =
+        |pick: fn(&[Point]) -> Point| -> Vec<Point> { minutes.values().map(|m| pick(m)).collect() };
+    let least = |m: &[Point]| *m.iter().min_by(|a, b| a.1.total_cmp(&b.1)).unwrap();
+    let most = |m: &[Point]| *m.iter().rev().max_by(|a, b| a.1.total_cmp(&b.1)).unwrap();
+    let count = |m: &[Point]| (m[m.len() - 1].0, m.len() as f64);
     assert_eq!(values(&mut buffer, "t.count_1m"), by(count));
     assert_eq!(values(&mut buffer, "t.min_1m"), by(least));
     assert_eq!(values(&mut buffer, "t.max_1m"), by(most));
@@ -208,6 +209,8 @@ fn what_would_not_shrink_is_dropped_and_not_summed_up() {
         append(&mut buffer, &batch);
         assert!(buffer.held().bytes <= 3000);
     }
+    // No more was dropped than had to be.
+    assert!(buffer.held().bytes > 3000 - 600);
     assert_eq!(buffer.summed_up(), 0);
     assert_eq!(buffer.dropped() + buffer.held().events, 5000);
     assert_eq!(buffer.gaps.len(), 1);
@@ -505,6 +508,6 @@ fn every_number_is_in_one_place_and_what_was_summed_up_is_told_right() {
         let one = run(seed);
         seen.iter_mut().zip(one).for_each(|(all, n)| *all += n);
     }
-    println!("minutes, faults lost, faults that stayed, summaries lost: {seen:?}");
+    // Minutes checked, faults lost, faults that stayed, summaries lost.
     assert!(seen.iter().all(|n| *n > 20), "{seen:?}");
 }
