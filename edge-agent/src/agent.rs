@@ -12,11 +12,12 @@ use tokio_util::sync::CancellationToken;
 use crate::buffer::{self, Buffer, BufferError, OpenError, Opened};
 use crate::clock::Clock;
 use crate::commands;
-use crate::config::{Settings, Source, SourceKind};
+use crate::config::{Priority, Settings, SourceKind};
 use crate::core::Core;
 use crate::health::Health;
 use crate::inbox::{Inbox, News};
 use crate::keeper::{FULL_WAIT, Keeper, TO_LINK_MAX};
+use crate::room::Room;
 use crate::service;
 use crate::sources::{Feed, Unreadable, exec, file, host, mqtt, own, socket, stdin, sysfs, tail};
 use crate::status::Socket;
@@ -71,7 +72,7 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
     // Every source is known before the first word goes out: one that replays the past must hold the
     // low watermark from the beginning.
     let health = Health::default();
-    let mut sources = start_sources(&settings.sources, &inbox, &health, &buffer, &stop_sources)?;
+    let mut sources = start_sources(&settings, &inbox, &health, &buffer, &stop_sources)?;
     serve_status(&settings, &inbox, &health, &stop_sources);
     tokio::spawn(service::watch(
         inbox.clone(),
@@ -113,6 +114,7 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
             incarnation.send_replace(opened.buffer.incarnation());
             Ok(self::core(&again, opened.buffer))
         }),
+        room: Room::of(&settings.data_dir, settings.disk_free_min),
         full_wait: FULL_WAIT,
         full: None,
         told_full: None,
@@ -315,17 +317,20 @@ fn serve_status(
 }
 
 fn start_sources(
-    sources: &[Source],
+    settings: &Settings,
     inbox: &std::sync::Arc<Inbox>,
     health: &Health,
     buffer: &Buffer,
     stop: &CancellationToken,
 ) -> anyhow::Result<JoinSet<Result<(), Unreadable>>> {
     let mut tasks = JoinSet::new();
-    for source in sources {
-        let feed = Feed::new(inbox.clone(), source.name.clone(), &source.attributes)
+    for source in &settings.sources {
+        let mut feed = Feed::new(inbox.clone(), source.name.clone(), &source.attributes)
             .with_context(|| format!("start the source {:?}", source.name))?
             .on_change(source.on_change);
+        if source.priority == Priority::Fault {
+            feed = feed.with_faults(settings.buffer.faults.clone());
+        }
         let stop = stop.clone();
         match source.kind.clone() {
             SourceKind::Host(settings) => drop(tasks.spawn(async move {

@@ -151,6 +151,23 @@ impl Core {
         self.buffer.note_commands(changes);
     }
 
+    /// Takes the present time; see [`Buffer::set_clock`].
+    pub fn set_clock(&mut self, monotonic: Duration, wall: Option<EventTime>) {
+        self.buffer.set_clock(monotonic, wall);
+    }
+
+    /// Drops what is too old; see [`Buffer::expire`].
+    ///
+    /// **Errors**: as there.
+    pub fn expire(&mut self, monotonic: Duration) -> Result<u64, BufferError> {
+        self.buffer.expire(monotonic)
+    }
+
+    /// Lowers the buffer's limit; see [`Buffer::limit`].
+    pub fn limit_buffer(&mut self, bytes: Option<u64>) {
+        self.buffer.limit(bytes);
+    }
+
     /// Commits what acks have changed; see [`Buffer::flush`].
     ///
     /// **Errors**: as there.

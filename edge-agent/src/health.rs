@@ -17,9 +17,9 @@ const DAY_US: i64 = 86_400_000_000;
 struct State {
     incarnation: Option<Incarnation>,
     held: Option<Held>,
-    dropped: u64,
+    gone: Gone,
     /// Of buffers that were closed and opened again in this process.
-    dropped_before: u64,
+    gone_before: Gone,
     refused: u64,
     connected_at: Option<Duration>,
     connections: u64,
@@ -29,10 +29,25 @@ struct State {
     uncertain: u64,
     uncertain_s: Option<f64>,
     disk_full: bool,
+    /// Bytes available on the buffer's disk.
+    disk_free: Option<u64>,
+    /// Most bytes that the buffer may hold at present.
+    buffer_bytes_max: Option<u64>,
+    /// That is less than it is configured to, because too little is free.
+    disk_short: bool,
     /// The keeper has done a round since somebody looked.
     alive: bool,
     /// The UTC day that is counted, and the bytes that had been written when it began.
     day: Option<(i64, u64)>,
+}
+
+/// Events that are no longer held, and were not acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Gone {
+    /// Nothing is left of them.
+    pub dropped: u64,
+    /// Their count, minimum and maximum are.
+    pub summed_up: u64,
 }
 
 /// Shared by the keeper, the source of the agent's own metrics, and the status socket.
@@ -48,16 +63,17 @@ impl Health {
         &self,
         incarnation: Incarnation,
         held: Held,
-        dropped: u64,
+        gone: Gone,
         clock_offset_us: Option<i64>,
     ) {
         let mut state = self.state();
         if state.incarnation != Some(incarnation) {
             state.incarnation = Some(incarnation);
-            state.dropped_before += state.dropped;
+            state.gone_before.dropped += state.gone.dropped;
+            state.gone_before.summed_up += state.gone.summed_up;
         }
         state.held = Some(held);
-        state.dropped = dropped;
+        state.gone = gone;
         state.clock_offset_us = clock_offset_us;
     }
 
@@ -90,6 +106,14 @@ impl Health {
 
     pub(crate) fn disk_is_full(&self, full: bool) {
         self.state().disk_full = full;
+    }
+
+    /// What is free on the disk, what the buffer may hold, and whether that is less than configured.
+    pub(crate) fn room_is(&self, free: Option<u64>, bytes_max: u64, short: bool) {
+        let mut state = self.state();
+        state.disk_free = free;
+        state.buffer_bytes_max = Some(bytes_max);
+        state.disk_short = short;
     }
 
     /// The keeper's thread works.
@@ -137,9 +161,13 @@ impl Health {
                 let age = wall.as_micros().saturating_sub(oldest.as_micros());
                 age.max(0) as u64 / 1_000_000
             }),
-            dropped_events: state.dropped_before + state.dropped,
+            dropped_events: state.gone_before.dropped + state.gone.dropped,
+            summed_up_events: state.gone_before.summed_up + state.gone.summed_up,
             refused_events: state.refused,
             disk_full: state.disk_full,
+            disk_free_bytes: state.disk_free,
+            disk_short: state.disk_short,
+            buffer_bytes_max: state.buffer_bytes_max,
             disk_written_bytes: process.written_bytes,
             disk_written_bytes_today: written,
             card_life_days: endurance
@@ -199,12 +227,25 @@ pub struct Snapshot {
     /// Age of the oldest, by event time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backlog_oldest_seconds: Option<u64>,
-    /// Events declared lost since the start: the buffer was full or damaged.
+    /// Events declared lost since the start: the buffer was full or damaged, or they were too old.
     pub dropped_events: u64,
+    /// Events since the start of which only count, minimum and maximum by the minute are kept, because the
+    /// buffer was full.
+    #[serde(default)]
+    pub summed_up_events: u64,
     /// Events that the cloud refused since the start, repeats included; they are kept.
     pub refused_events: u64,
     /// Whether readings wait because the disk is full.
     pub disk_full: bool,
+    /// Bytes available on the buffer's disk, when something was last stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_free_bytes: Option<u64>,
+    /// Whether the buffer may not grow because that is less than `buffer.disk_free_min`.
+    #[serde(default)]
+    pub disk_short: bool,
+    /// What the buffer may hold at present, bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub buffer_bytes_max: Option<u64>,
     /// What this process caused to be written to disks since its start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk_written_bytes: Option<u64>,
@@ -259,15 +300,19 @@ impl Snapshot {
                 self.backlog_oldest_seconds.unwrap_or(0) as f64,
             ),
             ("agent_dropped_events", self.dropped_events as f64),
+            ("agent_summed_up_events", self.summed_up_events as f64),
             ("agent_refused_events", self.refused_events as f64),
             ("agent_clock_steps", self.clock_steps as f64),
             ("agent_unplaced_events", self.unplaced_events as f64),
+            ("agent_disk_short", f64::from(u8::from(self.disk_short))),
         ];
         let rounded = |n: f64, digits: f64| (n * digits).round() / digits;
         list.extend(some(
             "agent_disk_written_bytes_today",
             self.disk_written_bytes_today,
         ));
+        list.extend(some("agent_disk_free_bytes", self.disk_free_bytes));
+        list.extend(some("agent_buffer_bytes_max", self.buffer_bytes_max));
         list.extend(some("agent_memory_bytes", self.memory_bytes));
         list.extend(
             self.card_life_days
@@ -385,7 +430,12 @@ mod tests {
             bytes: 30,
             oldest: Some(EventTime::from_secs(1_700_000_000 - 60)),
         };
-        health.buffer_is(inc(1), held, 2, Some(-1500));
+        let gone = |dropped| Gone {
+            dropped,
+            summed_up: 10 * dropped,
+        };
+        health.buffer_is(inc(1), held, gone(2), Some(-1500));
+        health.room_is(Some(500), 300, true);
         health.connected(Duration::from_secs(1));
         health.acked(Duration::from_secs(3), 4);
         let s = at(10, 0, &health, None);
@@ -411,10 +461,16 @@ mod tests {
         assert_eq!(s.uncertain_seconds, Some(60.0));
         // The buffer is opened again: what was dropped before stays told.
         health.disconnected();
-        health.buffer_is(inc(2), held, 1, None);
+        health.buffer_is(inc(2), held, gone(1), None);
         health.connected(Duration::from_secs(20));
         let s = at(20, 0, &health, None);
         assert_eq!((s.dropped_events, s.reconnects), (3, 1));
+        assert_eq!((s.summed_up_events, s.disk_short), (30, true));
+        let of = |name| s.metrics().iter().find(|m| m.0 == name).map(|m| m.1);
+        assert_eq!(of("agent_summed_up_events"), Some(30.0));
+        assert_eq!(of("agent_disk_short"), Some(1.0));
+        assert_eq!(of("agent_disk_free_bytes"), Some(500.0));
+        assert_eq!(of("agent_buffer_bytes_max"), Some(300.0));
         let json = serde_json::to_string(&s).unwrap();
         assert_eq!(serde_json::from_str::<Snapshot>(&json).unwrap(), s);
         let names: Vec<_> = s.metrics().iter().map(|m| m.0).collect();

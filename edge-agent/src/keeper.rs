@@ -14,8 +14,9 @@ use tokio::sync::mpsc;
 use crate::buffer::{BufferError, OpenError, Placed, reserve};
 use crate::clock::{Now, SetBy};
 use crate::core::{AckError, Core, Outgoing};
-use crate::health::Health;
+use crate::health::{Gone, Health};
 use crate::inbox::{Inbox, News, Pending};
+use crate::room::Room;
 
 /// What the link is to do.
 #[derive(Debug, Clone, PartialEq)]
@@ -58,6 +59,8 @@ pub(crate) struct Keeper {
     /// Where the buffer lies.
     pub dir: PathBuf,
     pub reopen: Reopen,
+    /// The disk's free space.
+    pub room: Room,
     /// On a full disk, look for room again after this time.
     pub full_wait: Duration,
     /// Nothing is taken from the sources, because the disk is full.
@@ -243,6 +246,7 @@ impl Keeper {
             }
             let now = self.now();
             self.mind_the_clock(core);
+            self.expire(core, now)?;
             if let Some(pending) = pending {
                 self.store(core, pending)?;
             } else if self.flush_due(core, now, dirty_since, *phase) {
@@ -255,8 +259,12 @@ impl Keeper {
             let (buffer, offset) = (core.buffer(), core.session().clock_offset_us());
             let held = buffer.held();
             self.inbox.set_backlog(held.bytes);
+            let gone = Gone {
+                dropped: buffer.dropped(),
+                summed_up: buffer.summed_up(),
+            };
             self.health
-                .buffer_is(buffer.incarnation(), held, buffer.dropped(), offset);
+                .buffer_is(buffer.incarnation(), held, gone, offset);
             self.health
                 .unplaced(buffer.unplaced(), placed.and_then(|p| p.uncertain_s));
             blocked = self.pump(core, now)? || placed.is_some();
@@ -329,7 +337,38 @@ impl Keeper {
         }
     }
 
+    /// Drops what is too old, if it is time to.
+    fn expire(&mut self, core: &mut Core, now: Duration) -> Result<(), BufferError> {
+        if core.buffer().next_expiry().is_some_and(|at| now >= at) {
+            self.tell_time(core, now);
+            let dropped = core.expire(now)?;
+            if dropped > 0 {
+                tracing::warn!(
+                    dropped,
+                    "events were held for longer than buffer.age_max_s: they are dropped and declared lost"
+                );
+            }
+        }
+        Ok(())
+    }
+
+    fn tell_time(&self, core: &mut Core, now: Duration) {
+        let clock = self.inbox.clock();
+        let wall = match clock.now() {
+            Now::Wall(wall) => Some(wall),
+            Now::Boot(_) => None,
+        };
+        core.set_clock(now, wall);
+    }
+
     fn store(&mut self, core: &mut Core, mut pending: Pending) -> Result<(), BufferError> {
+        let now = self.now();
+        self.tell_time(core, now);
+        if let Some(found) = self.room.check(now, core.buffer().held().bytes) {
+            core.limit_buffer(found.limit);
+            self.health
+                .room_is(found.free, core.buffer().bytes_max(), found.limit.is_some());
+        }
         let clock = self.inbox.clock();
         if let Some(offset_us) = clock.offset_us() {
             pending.place(offset_us);
@@ -468,13 +507,15 @@ impl Keeper {
             core.next_wake()
         };
         let flush = dirty_since.map(|since| since + self.flush_interval);
+        let expiry = core.buffer().next_expiry();
         let end = match phase {
             Phase::Stopping(by) => Some(by),
             Phase::Running | Phase::Finishing => None,
         };
         let waits = core.buffer().held().events > 0 && self.inbox.clock().offset_us().is_none();
         let clock = waits.then(|| self.now() + CLOCK_WAIT);
-        [session, flush, end, clock].into_iter().flatten().min()
+        let all = [session, flush, expiry, end, clock];
+        all.into_iter().flatten().min()
     }
 
     fn flush_due(
@@ -503,5 +544,7 @@ fn is_finished(core: &Core) -> bool {
 
 #[cfg(test)]
 mod clock_tests;
+#[cfg(test)]
+mod room_tests;
 #[cfg(test)]
 mod tests;

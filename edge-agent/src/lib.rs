@@ -24,6 +24,7 @@ pub mod core;
 pub mod health;
 pub mod inbox;
 mod keeper;
+mod room;
 mod service;
 pub mod sources;
 pub mod status;

@@ -131,8 +131,8 @@ pub fn describe(s: &Snapshot) -> String {
     line(
         "losses",
         format!(
-            "{} events declared lost, {} refused and kept",
-            s.dropped_events, s.refused_events
+            "{} events declared lost, {} summed up by the minute, {} refused and kept",
+            s.dropped_events, s.summed_up_events, s.refused_events
         ),
     );
     let mut disk = match s.disk_written_bytes_today {
@@ -141,6 +141,16 @@ pub fn describe(s: &Snapshot) -> String {
     };
     if let Some(days) = s.card_life_days {
         let _ = write!(disk, ", the card lasts {days:.0} days at this pace");
+    }
+    if let Some(free) = s.disk_free_bytes {
+        let _ = write!(disk, ", {} free", bytes(free));
+    }
+    if s.disk_short {
+        let max = s.buffer_bytes_max.map_or("?".to_owned(), bytes);
+        let _ = write!(
+            disk,
+            "; LITTLE IS FREE: the buffer is held to {max} (free space, or lower buffer.disk_free_min)"
+        );
     }
     if s.disk_full {
         disk.push_str("; THE DISK IS FULL: readings wait");
@@ -219,6 +229,8 @@ mod tests {
             backlog_bytes: 12_000,
             backlog_oldest_seconds: Some(600),
             dropped_events: 1,
+            summed_up_events: 500,
+            disk_free_bytes: Some(1_000_000_000),
             disk_written_bytes_today: Some(20_000_000),
             card_life_days: Some(900.4),
             memory_bytes: Some(4_000_000),
@@ -235,8 +247,8 @@ mod tests {
             "agent       version 1, life -, up 2 h\n\
              uplink      connected for 61 s, 2 reconnects, last acknowledgement 3 s ago\n\
              backlog     12 events, 12.0 kB, the oldest 10 min old\n\
-             losses      1 events declared lost, 0 refused and kept\n\
-             disk        20.0 MB written today, the card lasts 900 days at this pace\n\
+             losses      1 events declared lost, 500 summed up by the minute, 0 refused and kept\n\
+             disk        20.0 MB written today, the card lasts 900 days at this pace, 1000.0 MB free\n\
              clock       quality ntp, the cloud's clock is -1.5 ms from ours; 2 steps, the last by -3600.0 s\n\
              process     4000.0 kB of memory, 1.2 s of processor time\n"
         );
@@ -245,12 +257,15 @@ mod tests {
             unplaced_events: 7,
             uncertain_boots: 1,
             uncertain_seconds: Some(7200.0),
+            disk_short: true,
+            buffer_bytes_max: Some(2_000_000),
             ..Snapshot::default()
         };
         let text = describe(&idle);
         for part in [
             "not connected",
             "THE DISK IS FULL",
+            "the buffer is held to 2000.0 kB",
             "NOT SET",
             "no time yet 7 readings",
             "may be off by 2 h",

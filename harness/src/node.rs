@@ -120,6 +120,9 @@ impl Node {
             cache_bytes: 64 << 10,
             chunk_events_max: rng.pick(&[8, 30, 1000]),
             chunk_bytes: rng.pick(&[150, 400, 8192]),
+            // The truth knows only what the sensors said, no summaries of it.
+            overflow: buffer::Overflow::DropOldest,
+            ..buffer::Settings::default()
         };
         Ok(Self {
             agent,

@@ -1,9 +1,9 @@
 //! What is held, in memory: one small entry per chunk, so that the uplink can choose what to send
 //! and the low watermark can be read without touching the file.
 //!
-//! About 60 bytes per chunk of up to 1,000 events.
+//! About 70 bytes per chunk of up to 1,000 events.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use event::{EventTime, Incarnation, SeqRange};
 
@@ -23,6 +23,35 @@ pub struct Position {
     pub seq: u64,
 }
 
+/// What the events of a chunk are; all of one chunk are the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// As they were taken in.
+    Raw,
+    /// What is left of raw ones that the buffer had no room for ([`super::overflow`]).
+    Summary,
+    /// Faults: they go last.
+    Fault,
+}
+
+impl Kind {
+    /// Its number in the file.
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Raw => 0,
+            Self::Summary => 1,
+            Self::Fault => 2,
+        }
+    }
+
+    /// The one with this number in the file, if there is one.
+    pub fn from_code(code: u8) -> Option<Self> {
+        [Self::Raw, Self::Summary, Self::Fault]
+            .into_iter()
+            .find(|kind| kind.code() == code)
+    }
+}
+
 /// What is known of a chunk without reading it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ChunkMeta {
@@ -30,6 +59,10 @@ pub(crate) struct ChunkMeta {
     pub bytes: u32,
     pub min_time: EventTime,
     pub max_time: EventTime,
+    /// When the last event of it was stored, in seconds since 1970 by the agent's clock; 0 = under a
+    /// clock that was not to be trusted.
+    pub stored: u32,
+    pub kind: Kind,
 }
 
 impl ChunkKey {
@@ -44,8 +77,15 @@ pub(crate) struct Index {
     lives: BTreeMap<Incarnation, BTreeMap<u64, ChunkMeta>>,
     /// How many chunks have which earliest time.
     times: BTreeMap<EventTime, u32>,
+    /// Those that are not raw, of which there are few.
+    summaries: BTreeSet<ChunkKey>,
+    faults: BTreeSet<ChunkKey>,
+    /// No raw chunk lies before this: finding the oldest need not begin at the beginning. None = there
+    /// is none at all.
+    raw_from: Option<ChunkKey>,
     events: u64,
     bytes: u64,
+    summary_bytes: u64,
 }
 
 impl Index {
@@ -59,6 +99,14 @@ impl Index {
         *self.times.entry(meta.min_time).or_default() += 1;
         self.events += u64::from(meta.count);
         self.bytes += u64::from(meta.bytes);
+        match meta.kind {
+            Kind::Raw => self.raw_from = Some(self.raw_from.map_or(key, |from| from.min(key))),
+            Kind::Fault => drop(self.faults.insert(key)),
+            Kind::Summary => {
+                self.summaries.insert(key);
+                self.summary_bytes += u64::from(meta.bytes);
+            }
+        }
     }
 
     pub fn remove(&mut self, key: ChunkKey) -> Option<ChunkMeta> {
@@ -75,6 +123,14 @@ impl Index {
         }
         self.events -= u64::from(meta.count);
         self.bytes -= u64::from(meta.bytes);
+        match meta.kind {
+            Kind::Raw => {}
+            Kind::Fault => drop(self.faults.remove(&key)),
+            Kind::Summary => {
+                self.summaries.remove(&key);
+                self.summary_bytes -= u64::from(meta.bytes);
+            }
+        }
         Some(meta)
     }
 
@@ -90,11 +146,57 @@ impl Index {
         self.lives.contains_key(&inc)
     }
 
-    /// The first chunk of the earliest incarnation.
-    pub fn oldest(&self) -> Option<(ChunkKey, ChunkMeta)> {
-        let (&inc, life) = self.lives.first_key_value()?;
-        let (&first, &meta) = life.first_key_value()?;
-        Some((ChunkKey { inc, first }, meta))
+    /// Bytes of all summaries.
+    pub fn summary_bytes(&self) -> u64 {
+        self.summary_bytes
+    }
+
+    /// How many chunks there are.
+    pub fn chunks(&self) -> usize {
+        self.lives.values().map(BTreeMap::len).sum()
+    }
+
+    /// The chunk of this kind that was stored first.
+    pub fn oldest_of(&mut self, kind: Kind) -> Option<(ChunkKey, ChunkMeta)> {
+        let key = match kind {
+            Kind::Summary => *self.summaries.first()?,
+            Kind::Fault => *self.faults.first()?,
+            Kind::Raw => {
+                let oldest = self.raw_since(self.raw_from?).next();
+                self.raw_from = oldest.map(|(key, _)| key);
+                return oldest;
+            }
+        };
+        let meta = self.lives.get(&key.inc)?.get(&key.first)?;
+        Some((key, *meta))
+    }
+
+    /// The raw chunks from this place on, in the order of storing.
+    pub fn raw_since(&self, from: ChunkKey) -> impl Iterator<Item = (ChunkKey, ChunkMeta)> {
+        self.lives
+            .range(from.inc..)
+            .flat_map(move |(&inc, life)| {
+                let first = if inc == from.inc { from.first } else { 0 };
+                let chunk = move |(&first, &meta)| (ChunkKey { inc, first }, meta);
+                life.range(first..).map(chunk)
+            })
+            .filter(|(_, meta)| meta.kind == Kind::Raw)
+    }
+
+    /// All chunks, in the order of storing.
+    #[cfg(test)]
+    pub fn all(&self) -> impl Iterator<Item = (ChunkKey, ChunkMeta)> {
+        let chunk = |inc| move |(&first, &meta)| (ChunkKey { inc, first }, meta);
+        self.lives
+            .iter()
+            .flat_map(move |(&inc, life)| life.iter().map(chunk(inc)))
+    }
+
+    /// Whether a chunk begins there.
+    #[cfg(test)]
+    pub fn has(&self, key: ChunkKey) -> bool {
+        let life = self.lives.get(&key.inc);
+        life.is_some_and(|life| life.contains_key(&key.first))
     }
 
     /// The last chunk of an incarnation.
@@ -230,6 +332,8 @@ mod tests {
             bytes: 10,
             min_time: EventTime(min),
             max_time: EventTime(min + 9),
+            stored: 0,
+            kind: Kind::Raw,
         }
     }
 
@@ -353,6 +457,38 @@ mod tests {
         assert_eq!(firsts(range(A, 1, u64::MAX)), [5, 10, 30]);
         assert_eq!(firsts(range(A, 12, 3)), [10u64; 0]);
         assert_eq!(index.newest(A).unwrap().0.first, 30);
-        assert_eq!(index.oldest().unwrap().0.first, 5);
+    }
+
+    #[test]
+    fn the_oldest_of_each_kind_is_found_whatever_comes_and_goes() {
+        let mut index = index();
+        let of_kind = |kind, count| ChunkMeta {
+            kind,
+            ..meta(count, 100)
+        };
+        let key = |inc, first| ChunkKey { inc, first };
+        index.insert(key(A, 40), of_kind(Kind::Summary, 2));
+        index.insert(key(A, 2), of_kind(Kind::Fault, 1));
+        index.insert(key(B, 4), of_kind(Kind::Summary, 2));
+        let found = |index: &mut Index| {
+            [Kind::Raw, Kind::Summary, Kind::Fault]
+                .map(|kind| index.oldest_of(kind).map(|(k, _)| (k.inc.no, k.first)))
+        };
+        let expected = [Some((1, 5)), Some((1, 40)), Some((1, 2))];
+        assert_eq!(found(&mut index), expected);
+        assert_eq!((index.summary_bytes(), index.chunks()), (20, 7));
+        for first in [5, 10, 30, 40, 2] {
+            index.remove(key(A, first));
+        }
+        assert_eq!(found(&mut index), [Some((2, 1)), Some((2, 4)), None]);
+        // An earlier one comes after the search has gone on: a part of a chunk that was acked.
+        index.insert(key(A, 7), meta(2, 100));
+        assert_eq!(found(&mut index)[0], Some((1, 7)));
+        index.remove(key(A, 7));
+        index.remove(key(B, 1));
+        assert_eq!(found(&mut index)[0], None);
+        index.insert(key(A, 50), meta(2, 100));
+        assert_eq!(found(&mut index)[0], Some((1, 50)));
+        assert_eq!(index.summary_bytes(), 10);
     }
 }

@@ -109,6 +109,8 @@ fn run(seed: u64) {
     let agent = AgentId::new("gw").unwrap();
     let settings = Settings {
         bytes_max: if rng.random_bool(0.5) { 1 << 30 } else { 3000 },
+        // What is summed up has a test of its own (`overflow`).
+        overflow: Overflow::DropOldest,
         chunk_events_max: rng.random_range(1..40),
         chunk_bytes: rng.random_range(50..500),
         ..Settings::default()

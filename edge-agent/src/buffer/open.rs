@@ -10,7 +10,7 @@ use event::{AgentId, EventTime, Gap, Incarnation};
 use redb::{Builder, Database, DatabaseError, ReadableTable, StorageBackend};
 use serde::{Deserialize, Serialize};
 
-use super::index::{ChunkKey, ChunkMeta, Index};
+use super::index::{ChunkKey, ChunkMeta, Index, Kind};
 use super::tables::{
     Ancestor, CHUNKS, COMMANDS, CURSORS, GAPS, INDEX, LINEAGE, META, STATE, State, encode,
 };
@@ -260,6 +260,14 @@ fn load(
 ) -> Result<Buffer, OpenError> {
     let mut tx = db.begin_write()?;
     tx.set_quick_repair(true);
+    // First of all: the tables of another format are not of these types.
+    let known = match tx.open_table(META)?.get(IDENTITY)? {
+        Some(row) => {
+            check_identity(row.value(), agent)?;
+            true
+        }
+        None => false,
+    };
     let index = read_index(&tx)?;
     let gaps = read_gaps(&tx)?;
     let unplaced = unplaced::load(&tx)?;
@@ -269,12 +277,8 @@ fn load(
         tx.open_table(CHUNKS)?;
         tx.open_table(CURSORS)?;
         tx.open_table(COMMANDS)?;
-        match meta.get(IDENTITY)? {
-            Some(row) => check_identity(row.value(), agent)?,
-            None if index.events() > 0 => {
-                return Err(OpenError::Damaged("events without an owner".to_owned()));
-            }
-            None => {}
+        if !known && index.events() > 0 {
+            return Err(OpenError::Damaged("events without an owner".to_owned()));
         }
         let last: Option<State> = match meta.get(STATE)? {
             Some(row) => Some(decode(row.value(), "state")?),
@@ -368,6 +372,13 @@ fn check_identity(row: &[u8], agent: &AgentId) -> Result<(), OpenError> {
             known: FORMAT,
         });
     }
+    if identity.format < FORMAT {
+        return Err(OpenError::Damaged(format!(
+            "it has format {}, which this program no longer reads (it reads {FORMAT}); to send what \
+             it holds, run the tidewatch-agent that wrote it on a copy",
+            identity.format
+        )));
+    }
     if identity.agent != agent.as_str() {
         let wanted = agent.as_str().to_owned();
         return Err(OpenError::OtherAgent {
@@ -383,7 +394,13 @@ fn read_index(tx: &redb::WriteTransaction) -> Result<Index, OpenError> {
     let table = tx.open_table(INDEX)?;
     for row in table.iter()? {
         let (key, value) = row?;
-        let ((no, rand, first), (count, bytes, min, max)) = (key.value(), value.value());
+        let (no, rand, first) = key.value();
+        let (count, bytes, min, max, stored, kind) = value.value();
+        let Some(kind) = Kind::from_code(kind) else {
+            return Err(OpenError::Damaged(format!(
+                "a chunk of the unknown kind {kind}"
+            )));
+        };
         if count == 0 || first == 0 || first.checked_add(u64::from(count)).is_none() {
             return Err(OpenError::Damaged(
                 "a chunk with impossible numbers".to_owned(),
@@ -401,6 +418,8 @@ fn read_index(tx: &redb::WriteTransaction) -> Result<Index, OpenError> {
                 bytes,
                 min_time,
                 max_time,
+                stored,
+                kind,
             },
         );
     }
@@ -720,6 +739,37 @@ mod tests {
                 said.unclean
             );
         }
+    }
+
+    #[test]
+    fn a_file_of_an_older_format_is_set_aside_and_declared() {
+        let dir = tempfile::tempdir().unwrap();
+        let db = Database::create(dir.path().join(FILE_NAME)).unwrap();
+        let tx = db.begin_write().unwrap();
+        let old = Identity {
+            format: FORMAT - 1,
+            agent: "gw".to_owned(),
+        };
+        let row = encode(&old).unwrap();
+        let mut meta = tx.open_table(META).unwrap();
+        meta.insert(IDENTITY, row.as_slice()).unwrap();
+        drop(meta);
+        // As format 2 had it.
+        type OldRow = (u32, u32, i64, i64);
+        let index: redb::TableDefinition<(u32, u64, u64), OldRow> =
+            redb::TableDefinition::new("index");
+        drop(tx.open_table(index).unwrap());
+        tx.commit().unwrap();
+        let error = check_identity(&row, &agent("gw")).unwrap_err();
+        assert!(error.to_string().contains("it has format 2"), "{error}");
+        drop(db);
+        let floor = EventTime::from_secs(50);
+        Sidecar { no: 4, floor }.write(dir.path()).unwrap();
+        let second = opened(dir.path(), 2, 200);
+        assert!(second.set_aside.is_some());
+        assert_eq!(second.buffer.incarnation().no, 5);
+        let said = second.buffer.announcement(10).unclean.unwrap();
+        assert_eq!(said.from, floor);
     }
 
     #[test]

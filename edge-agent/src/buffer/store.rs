@@ -8,17 +8,24 @@ use event::{
 };
 use redb::{Database, ReadableDatabase};
 
-use super::BufferError;
-use super::chunk;
-use super::index::{ChunkKey, ChunkMeta, Index, Position};
+use super::faults::Faults;
+use super::index::{ChunkKey, ChunkMeta, Index, Kind, Position};
 use super::tables::{Ancestor, CHUNKS, CURSORS, Changes, Row, State};
 use super::unplaced::Unplaced;
+use super::{BufferError, age, chunk, overflow};
 
 /// Limits of the buffer.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Settings {
-    /// Most bytes of events held (encoded). Beyond it the oldest are dropped as a declared gap.
+    /// Most bytes of events held (encoded). Beyond it room is made as `overflow` says.
     pub bytes_max: u64,
+    /// How room is made.
+    pub overflow: overflow::Policy,
+    /// Events that were stored longer ago than this are dropped as a declared gap, seconds; none = they
+    /// are kept. See [`Buffer::expire`].
+    pub age_max: Option<u32>,
+    /// What goes last when room is made.
+    pub faults: Faults,
     /// Memory for pages of the file, bytes.
     pub cache_bytes: usize,
     /// Most events of one chunk (row). 1 to 65,536.
@@ -32,6 +39,9 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             bytes_max: 256 << 20,
+            overflow: overflow::Policy::default(),
+            age_max: None,
+            faults: Faults::default(),
             cache_bytes: 512 << 10,
             chunk_events_max: 1000,
             chunk_bytes: 8 << 10,
@@ -77,6 +87,9 @@ impl Announcement {
 #[derive(Debug)]
 struct Tail {
     first: u64,
+    kind: Kind,
+    /// When it was begun, as [`ChunkMeta::stored`].
+    begun: u32,
     samples: Vec<Sample>,
     raw_bytes: usize,
     encoded_bytes: usize,
@@ -93,6 +106,8 @@ pub struct Buffer {
     pub(super) lineage: BTreeMap<Incarnation, Ancestor>,
     pub(super) gaps: BTreeMap<ChunkKey, Gap>,
     pub(super) unplaced: Unplaced,
+    pub(super) room: overflow::State,
+    pub(super) age: age::State,
     tail: Option<Tail>,
     /// What is not committed yet; reads look here first.
     changes: Changes,
@@ -122,6 +137,8 @@ impl Buffer {
             lineage,
             gaps,
             unplaced,
+            room: overflow::State::default(),
+            age: age::State::default(),
             tail: None,
             changes: Changes::default(),
             decoded: VecDeque::new(),
@@ -146,7 +163,8 @@ impl Buffer {
         self.state.last_seq + 1
     }
 
-    /// Events dropped since opening because the buffer was full or damaged. Each is in a gap.
+    /// Events dropped since opening because the buffer was full or damaged, or they were too old. Each
+    /// is in a gap, and in no summary.
     pub fn dropped(&self) -> u64 {
         self.dropped
     }
@@ -156,8 +174,10 @@ impl Buffer {
     ///
     /// `volatile` says that some of them come from a source that cannot read them again. `until` is
     /// the agent's present time, or the time of the earliest such sample that still waits in memory: what
-    /// an unclean stop may lose begins there. If the buffer is over its limit, the oldest events are dropped and
-    /// declared as a gap in the same transaction.
+    /// an unclean stop may lose begins there. If the buffer is over its limit, room is made and what is gone
+    /// declared as a gap in the same transaction (module `overflow`); what is stored with this call stays.
+    ///
+    /// Faults among the samples are numbered before the others, so that they lie together.
     ///
     /// Returns the range of numbers given out, none if there were no samples.
     ///
@@ -170,21 +190,20 @@ impl Buffer {
         until: EventTime,
     ) -> Result<Option<SeqRange>, BufferError> {
         self.check()?;
-        let first = self.next_seq();
+        let (first, before) = (self.next_seq(), self.index.bytes());
         let result = self.stage(samples).and_then(|()| {
             self.state.volatile |= volatile && !samples.is_empty();
-            self.drop_over_limit()?;
+            let accepted = SeqRange {
+                incarnation: self.incarnation(),
+                first,
+                last: self.state.last_seq,
+            };
+            self.make_room(accepted, before)?;
             self.state.committed_at = until;
-            self.commit(cursors)
+            self.commit(cursors)?;
+            Ok((accepted.last >= first).then_some(accepted))
         });
-        self.poison_on_error(result)?;
-        let last = self.state.last_seq;
-        let incarnation = self.incarnation();
-        Ok((last >= first).then_some(SeqRange {
-            incarnation,
-            first,
-            last,
-        }))
+        self.poison_on_error(result)
     }
 
     /// Forgets the events of `ranges`, which an ack has named. They are gone at once for the uplink;
@@ -494,10 +513,27 @@ impl Buffer {
 
     /// Puts samples behind the last ones, as rows that the next commit writes.
     pub(super) fn stage(&mut self, samples: &[Sample]) -> Result<(), BufferError> {
+        match self.settings.faults.split(samples) {
+            None => self.stage_as(Kind::Raw, samples.iter()),
+            Some((faults, others)) => {
+                self.stage_as(Kind::Fault, faults.into_iter())?;
+                self.stage_as(Kind::Raw, others.into_iter())
+            }
+        }
+    }
+
+    fn stage_as<'a>(
+        &mut self,
+        kind: Kind,
+        samples: impl Iterator<Item = &'a Sample>,
+    ) -> Result<(), BufferError> {
+        let begun = self.age.stored();
         for sample in samples {
             let seq = self.state.last_seq + 1;
             let full = self.tail.as_ref().is_some_and(|t| {
-                t.samples.len() >= self.settings.chunk_events_max.max(1) as usize
+                t.kind != kind
+                    || self.settings.outgrown(t.begun, begun)
+                    || t.samples.len() >= self.settings.chunk_events_max.max(1) as usize
                     || t.raw_bytes >= CHUNK_RAW_BYTES_MAX
                     || t.encoded_bytes >= self.settings.chunk_bytes
             });
@@ -507,6 +543,8 @@ impl Buffer {
             }
             let tail = self.tail.get_or_insert_with(|| Tail {
                 first: seq,
+                kind,
+                begun,
                 samples: Vec::new(),
                 raw_bytes: 0,
                 encoded_bytes: 0,
@@ -521,8 +559,7 @@ impl Buffer {
     /// Gives out numbers whose events are lost.
     pub(super) fn skip_numbers(&mut self, count: u64) -> Result<SeqRange, BufferError> {
         self.put_tail()?;
-        // A chunk has consecutive numbers.
-        self.tail = None;
+        self.end_tail();
         let first = self.next_seq();
         self.state.last_seq += count;
         let (incarnation, last) = (self.incarnation(), self.state.last_seq);
@@ -550,7 +587,7 @@ impl Buffer {
             return Ok(());
         }
         let bytes = chunk::encode(&self.agent, key.inc, key.first, &tail.samples)?;
-        let meta = meta_of(&tail.samples, bytes.len());
+        let meta = meta_of(&tail.samples, bytes.len(), tail.kind, self.age.stored());
         if let Some(tail) = &mut self.tail {
             tail.encoded_bytes = bytes.len();
         }
@@ -558,13 +595,18 @@ impl Buffer {
         Ok(())
     }
 
-    fn put(&mut self, key: ChunkKey, meta: ChunkMeta, bytes: Vec<u8>) {
+    /// The last chunk grows no further: what comes next has a number that does not follow.
+    pub(super) fn end_tail(&mut self) {
+        self.tail = None;
+    }
+
+    pub(super) fn put(&mut self, key: ChunkKey, meta: ChunkMeta, bytes: Vec<u8>) {
         self.decoded.retain(|(k, _)| *k != key);
         self.index.insert(key, meta);
         self.changes.rows.insert(key, Row::Put(meta, bytes));
     }
 
-    fn remove(&mut self, key: ChunkKey) {
+    pub(super) fn remove(&mut self, key: ChunkKey) {
         self.decoded.retain(|(k, _)| *k != key);
         self.index.remove(key);
         self.changes.rows.insert(key, Row::Remove);
@@ -605,7 +647,7 @@ impl Buffer {
                         inc: key.inc,
                         first,
                     },
-                    meta_of(part, bytes.len()),
+                    meta_of(part, bytes.len(), meta.kind, meta.stored),
                     bytes,
                 );
             }
@@ -613,24 +655,22 @@ impl Buffer {
         Ok(gone)
     }
 
-    pub(super) fn drop_over_limit(&mut self) -> Result<(), BufferError> {
-        while self.index.bytes() + self.unplaced.bytes() > self.settings.bytes_max {
-            let Some((key, meta)) = self.index.oldest() else {
-                break;
-            };
-            // What was just accepted is not dropped, however small the limit is.
-            if key.inc == self.state.incarnation && key.last(&meta) == self.state.last_seq {
-                break;
-            }
-            self.declare_lost(key, meta, GapReason::Overflow);
-        }
-        self.drop_unplaced_over_limit();
-        Ok(())
+    pub(super) fn declare_lost(&mut self, key: ChunkKey, meta: ChunkMeta, reason: GapReason) {
+        self.dropped += u64::from(meta.count);
+        self.declare_gone(key, meta, reason);
     }
 
-    fn declare_lost(&mut self, key: ChunkKey, meta: ChunkMeta, reason: GapReason) {
+    /// As [`Self::declare_lost`], but something else tells of some of the events; `lost` of them are
+    /// lost.
+    pub(super) fn declare_replaced(&mut self, chunks: &[(ChunkKey, ChunkMeta)], lost: u64) {
+        self.dropped += lost;
+        for (key, meta) in chunks {
+            self.declare_gone(*key, *meta, GapReason::Overflow);
+        }
+    }
+
+    fn declare_gone(&mut self, key: ChunkKey, meta: ChunkMeta, reason: GapReason) {
         self.remove(key);
-        self.dropped += u64::from(meta.count);
         let gap = Gap {
             incarnation: key.inc,
             from: key.first,
@@ -644,8 +684,8 @@ impl Buffer {
         self.put_gap(gap);
     }
 
-    /// Adds a gap; one that ends right before it and has the same reason grows instead, so that a
-    /// buffer that overflows for days declares few of them.
+    /// Adds a gap; with those right before and behind it that have the same reason it becomes one, so
+    /// that a buffer that overflows for days declares few of them.
     pub(super) fn put_gap(&mut self, mut gap: Gap) {
         let key = ChunkKey {
             inc: gap.incarnation,
@@ -662,6 +702,19 @@ impl Buffer {
             gap.time.to = gap.time.to.max(g.time.to);
             self.gaps.remove(&before);
         }
+        let behind = ChunkKey {
+            inc: gap.incarnation,
+            first: gap.to.saturating_add(1),
+        };
+        if let Some(g) = self.gaps.get(&behind).copied()
+            && g.reason == gap.reason
+        {
+            gap.to = g.to;
+            gap.time.from = gap.time.from.min(g.time.from);
+            gap.time.to = gap.time.to.max(g.time.to);
+            self.gaps.remove(&behind);
+            self.changes.gaps.insert(behind, None);
+        }
         let key = ChunkKey {
             inc: gap.incarnation,
             first: gap.from,
@@ -671,7 +724,7 @@ impl Buffer {
     }
 
     /// The events of a chunk; none if it is damaged, which is then declared.
-    fn samples(
+    pub(super) fn samples(
         &mut self,
         key: ChunkKey,
         meta: ChunkMeta,
@@ -757,12 +810,14 @@ fn range_of(key: ChunkKey, count: u64) -> SeqRange {
     }
 }
 
-pub(super) fn meta_of(samples: &[Sample], bytes: usize) -> ChunkMeta {
+pub(super) fn meta_of(samples: &[Sample], bytes: usize, kind: Kind, stored: u32) -> ChunkMeta {
     let times = || samples.iter().map(|s| s.time);
     ChunkMeta {
         count: samples.len() as u32,
         bytes: bytes as u32,
         min_time: times().min().unwrap_or_default(),
         max_time: times().max().unwrap_or_default(),
+        stored,
+        kind,
     }
 }

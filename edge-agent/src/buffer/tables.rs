@@ -13,8 +13,8 @@ use super::{BufferError, Cursor};
 
 pub(super) const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 pub(super) const CHUNKS: TableDefinition<(u32, u64, u64), &[u8]> = TableDefinition::new("chunks");
-/// Count, bytes, earliest and latest time of a chunk.
-pub(super) type IndexRow = (u32, u32, i64, i64);
+/// Count, bytes, earliest and latest time, when stored and kind of a chunk.
+type IndexRow = (u32, u32, i64, i64, u32, u8);
 pub(super) const INDEX: TableDefinition<(u32, u64, u64), IndexRow> = TableDefinition::new("index");
 pub(super) const LINEAGE: TableDefinition<(u32, u64), (u64, bool)> =
     TableDefinition::new("lineage");
@@ -172,7 +172,8 @@ impl Changes {
                 match row {
                     Row::Put(m, bytes) => {
                         chunks.insert(k, bytes.as_slice())?;
-                        index.insert(k, (m.count, m.bytes, m.min_time.0, m.max_time.0))?;
+                        let (min, max, kind) = (m.min_time.0, m.max_time.0, m.kind.code());
+                        index.insert(k, (m.count, m.bytes, min, max, m.stored, kind))?;
                     }
                     Row::Remove => {
                         chunks.remove(k)?;

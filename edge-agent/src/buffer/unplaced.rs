@@ -17,14 +17,15 @@
 use std::collections::BTreeMap;
 
 use event::{
-    Columns, DeviceId, EventTime, Gap, GapReason, Incarnation, MetricName, Sample, TimeRange, Value,
+    Columns, DeviceId, EventTime, Gap, GapReason, Incarnation, MetricName, Sample, SeqRange,
+    TimeRange, Value,
 };
 use redb::{ReadableDatabase as _, ReadableTable as _, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize};
 
-use super::index::ChunkMeta;
+use super::index::{ChunkMeta, Kind};
 use super::store::{CHUNK_RAW_BYTES_MAX, meta_of, raw_bytes};
-use super::tables::{IndexRow, encode};
+use super::tables::encode;
 use super::{Buffer, BufferError, OpenError, chunk};
 
 /// Metric of the event that says how far the times of a stretch may be off.
@@ -32,6 +33,8 @@ pub const UNCERTAIN: &str = "tidewatch.uncertain_time";
 
 /// Readings by boot and number of the first, with times since boot.
 const UNPLACED: TableDefinition<(u64, u64), &[u8]> = TableDefinition::new("unplaced");
+/// Count, bytes, earliest and latest time of a chunk.
+type IndexRow = (u32, u32, i64, i64);
 const UNPLACED_INDEX: TableDefinition<(u64, u64), IndexRow> =
     TableDefinition::new("unplaced_index");
 const BOOTS: TableDefinition<u64, &[u8]> = TableDefinition::new("boots");
@@ -211,6 +214,8 @@ pub(super) fn load(tx: &WriteTransaction) -> Result<Unplaced, OpenError> {
             bytes,
             min_time: EventTime(min),
             max_time: EventTime(max),
+            stored: 0,
+            kind: Kind::Raw,
         };
         unplaced.insert(key, meta);
     }
@@ -351,8 +356,14 @@ impl Buffer {
         let (Some(offset), Some(no)) = (offset, no) else {
             return Ok(None);
         };
+        let (first, before) = (self.next_seq(), self.index.bytes());
         let result = self.place_step(no, now, offset).and_then(|placed| {
-            self.drop_over_limit()?;
+            let accepted = SeqRange {
+                incarnation: self.incarnation(),
+                first,
+                last: self.state.last_seq,
+            };
+            self.make_room(accepted, before)?;
             self.state.committed_at = until;
             self.commit(&[])?;
             Ok(placed)
@@ -362,9 +373,8 @@ impl Buffer {
 
     /// Drops the oldest readings without a time while the buffer is over its limit, but not the last chunk.
     pub(super) fn drop_unplaced_over_limit(&mut self) {
-        while self.index.bytes() + self.unplaced.bytes() > self.settings.bytes_max
-            && self.unplaced.rows.len() > 1
-        {
+        let limit = self.bytes_max();
+        while self.index.bytes() + self.unplaced.bytes() > limit && self.unplaced.rows.len() > 1 {
             let Some((&key, &meta)) = self.unplaced.rows.first_key_value() else {
                 return;
             };
@@ -445,7 +455,7 @@ impl Buffer {
         let none = Incarnation { no: 0, rand: 0 };
         let bytes = chunk::encode(&self.agent, none, tail.key.1, &tail.samples)?;
         tail.encoded_bytes = bytes.len();
-        let (key, meta) = (tail.key, meta_of(&tail.samples, bytes.len()));
+        let (key, meta) = (tail.key, meta_of(&tail.samples, bytes.len(), Kind::Raw, 0));
         self.unplaced.insert(key, meta);
         self.changes_mut()
             .unplaced

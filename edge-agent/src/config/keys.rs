@@ -29,6 +29,9 @@ const BUFFER: &[&str] = &[
     "commit_bytes",
     "waiting_events_max",
     "replay_backlog_max",
+    "overflow",
+    "age_max_s",
+    "disk_free_min",
 ];
 const UPLINK: &[&str] = &[
     "batch_events_max",
@@ -58,6 +61,7 @@ pub(super) const COMMON: &[&str] = &[
     "dead_band",
     "min_interval_ms",
     "max_interval_ms",
+    "priority",
 ];
 pub(super) const HOST: &[&str] = &["kind", "device", "interval_ms", "disk"];
 pub(super) const OWN: &[&str] = &["kind", "device", "interval_ms", "card_endurance_gb"];
@@ -106,6 +110,7 @@ const TEXTS: &[&str] = &[
     "data_dir",
     "log",
     "clock",
+    "buffer.overflow",
 ];
 
 /// Checks every key of a file.

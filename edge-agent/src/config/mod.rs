@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use event::{AgentId, DeviceId, IdError};
+use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 pub(crate) use self::keys::nearest;
@@ -50,6 +51,8 @@ pub struct Settings {
     pub clock: Quality,
     /// Limits of the buffer.
     pub buffer: buffer::Settings,
+    /// While less than this is free on the buffer's disk, bytes, the buffer does not grow; 0 = it may.
+    pub disk_free_min: u64,
     /// Grouping of commits.
     pub inbox: inbox::Settings,
     /// Limits of the uplink.
@@ -73,8 +76,21 @@ pub struct Source {
     pub attributes: BTreeMap<String, String>,
     /// What of it is left out because it says nothing new.
     pub on_change: change::Settings,
+    /// What the buffer gives up first.
+    pub priority: Priority,
     /// What it reads.
     pub kind: SourceKind,
+}
+
+/// Which readings the buffer gives up first when it has no room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Priority {
+    /// As the policy says, the oldest first.
+    #[default]
+    Normal,
+    /// When there is nothing else left.
+    Fault,
 }
 
 /// What a source reads.
@@ -260,6 +276,9 @@ fn settings(raw: Raw) -> Result<Settings, ConfigError> {
     let b = &raw.buffer;
     let u = &raw.uplink;
     at_least("buffer.bytes_max", b.bytes_max, 64 << 10)?;
+    if let Some(seconds) = b.age_max_s {
+        at_least("buffer.age_max_s", u64::from(seconds), 60)?;
+    }
     at_least("buffer.commit_events", b.commit_events as u64, 1)?;
     at_least("buffer.waiting_events_max", b.waiting_events_max as u64, 1)?;
     within(
@@ -297,9 +316,12 @@ fn settings(raw: Raw) -> Result<Settings, ConfigError> {
         clock: raw.clock,
         buffer: buffer::Settings {
             bytes_max: b.bytes_max,
+            overflow: b.overflow,
+            age_max: b.age_max_s,
             cache_bytes: b.cache_bytes,
             ..buffer::Settings::default()
         },
+        disk_free_min: b.disk_free_min,
         inbox: inbox::Settings {
             commit_interval: ms(b.commit_interval_ms),
             commit_events: b.commit_events,
@@ -484,6 +506,7 @@ fn source(item: &raw::Entry, i: usize, raw: &Raw, agent: &AgentId) -> Result<Sou
         name: given.clone().unwrap_or(default_name),
         attributes,
         on_change: on_change(&item.common, &key)?,
+        priority: item.common.priority,
         kind,
     })
 }

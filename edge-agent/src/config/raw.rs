@@ -5,9 +5,11 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::Priority;
 use super::command::Command;
 use super::inputs::{ExecSource, SocketSource};
 use super::tls::Tls;
+use crate::buffer::Overflow;
 use crate::clock::Quality;
 use crate::sources::file::{Format, Timestamps};
 
@@ -65,6 +67,9 @@ pub struct Buffer {
     pub commit_bytes: usize,
     pub waiting_events_max: usize,
     pub replay_backlog_max: Option<u64>,
+    pub overflow: Overflow,
+    pub age_max_s: Option<u32>,
+    pub disk_free_min: u64,
 }
 
 impl Default for Buffer {
@@ -77,6 +82,9 @@ impl Default for Buffer {
             commit_bytes: 256 << 10,
             waiting_events_max: 16_384,
             replay_backlog_max: None,
+            overflow: Overflow::Compact,
+            age_max_s: None,
+            disk_free_min: 64 << 20,
         }
     }
 }
@@ -141,6 +149,7 @@ pub struct Common {
     pub dead_band: Option<f64>,
     pub min_interval_ms: u64,
     pub max_interval_ms: u64,
+    pub priority: Priority,
 }
 
 /// What a source reads.

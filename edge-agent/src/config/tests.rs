@@ -350,3 +350,26 @@ fn the_defaults_in_the_sample_are_the_defaults() {
         }
     }
 }
+
+#[test]
+fn what_the_buffer_does_without_room_is_configured() {
+    let settings = load_text("", &[], &[]).unwrap();
+    assert_eq!(settings.buffer.overflow, buffer::Overflow::Compact);
+    assert_eq!(settings.buffer.age_max, None);
+    assert_eq!(settings.disk_free_min, 64 << 20);
+    let text = "[buffer]\nage_max_s = 3600\ndisk_free_min = 0\n\
+                [[source]]\nkind = 'host'\npriority = 'fault'\n[[source]]\nkind = 'agent'";
+    let env = [("TIDEWATCH_AGENT_BUFFER__OVERFLOW", "drop_oldest")];
+    let settings = load_text(text, &env, &[]).unwrap();
+    assert_eq!(settings.buffer.overflow, buffer::Overflow::DropOldest);
+    assert_eq!(settings.buffer.age_max, Some(3600));
+    assert_eq!(settings.disk_free_min, 0);
+    let priorities: Vec<Priority> = settings.sources.iter().map(|s| s.priority).collect();
+    assert_eq!(priorities, [Priority::Fault, Priority::Normal]);
+    check_error(
+        "[buffer]\nage_max_s = 59",
+        "buffer.age_max_s: 59 is out of range",
+    );
+    check_error("[buffer]\noverflow = 'newest'", "drop_oldest");
+    check_error("[[source]]\nkind = 'host'\npriority = 'high'", "fault");
+}

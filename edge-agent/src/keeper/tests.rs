@@ -128,6 +128,7 @@ fn run(writes: u32) -> u32 {
             refusals -= i32::from(refusals > 0);
             open(&again, rand, now).map(core)
         }),
+        room: Room::of(dir.path(), 0),
         full_wait: Duration::from_millis(2),
         full: None,
         told_full: None,

@@ -34,7 +34,7 @@ pub(crate) use hash::fnv1a;
 pub use mapping::{Mapping, MappingError, TimeFormat};
 pub use tags::TagRules;
 
-use crate::buffer::Cursor;
+use crate::buffer::{Cursor, Faults};
 use crate::config::{Source, SourceKind};
 use crate::inbox::{self, Closed, Inbox, Position, Reading, SourceId, Ticket};
 
@@ -90,6 +90,9 @@ pub struct Feed {
     attributes: Vec<(MetricName, Value)>,
     seen: HashSet<DeviceId>,
     filter: change::Filter,
+    /// Where its series are made known as faults, if they are.
+    faults: Option<Faults>,
+    faults_full: bool,
     counts: Counts,
 }
 
@@ -120,6 +123,8 @@ impl Feed {
             attributes,
             seen: HashSet::new(),
             filter: change::Filter::new(change::Settings::default()),
+            faults: None,
+            faults_full: false,
             counts: Counts::default(),
         })
     }
@@ -127,6 +132,12 @@ impl Feed {
     /// Leaves out readings that say nothing new.
     pub fn on_change(mut self, settings: change::Settings) -> Self {
         self.filter = change::Filter::new(settings);
+        self
+    }
+
+    /// Everything of this source is a fault: the buffer gives it up last.
+    pub fn with_faults(mut self, faults: Faults) -> Self {
+        self.faults = Some(faults);
         self
     }
 
@@ -214,6 +225,12 @@ impl Feed {
         })
     }
 
+    /// Makes a series known as a fault, if this is a source of faults. False if there are too many.
+    fn note_fault(&self, device: &DeviceId, metric: &MetricName) -> bool {
+        let faults = self.faults.as_ref();
+        faults.is_none_or(|faults| faults.add(device, metric))
+    }
+
     /// What can be taken, with the attributes of devices seen for the first time.
     fn taken(&mut self, line: u64, readings: Vec<Reading>) -> Vec<Reading> {
         let mut taken = Vec::with_capacity(readings.len() + self.attributes.len());
@@ -227,11 +244,24 @@ impl Feed {
                 self.counts.left_out += 1;
                 continue;
             }
+            if !self.note_fault(&reading.device, &reading.metric)
+                && !std::mem::replace(&mut self.faults_full, true)
+            {
+                tracing::warn!(
+                    source = self.name,
+                    "there are more series of priority \"fault\" than can be remembered (65,536): further \
+                     ones are kept like any others; give that priority to fewer sources"
+                );
+            }
             if !self.attributes.is_empty() && !self.seen.contains(&reading.device) {
                 if self.seen.len() >= SEEN_MAX {
                     self.seen.clear();
                 }
                 self.seen.insert(reading.device.clone());
+                for (metric, _) in &self.attributes {
+                    // Faults are stored before others: its attributes must not come after them.
+                    self.note_fault(&reading.device, metric);
+                }
                 taken.extend(self.attributes.iter().map(|(metric, value)| Reading {
                     device: reading.device.clone(),
                     metric: metric.clone(),
@@ -250,5 +280,56 @@ impl Drop for Feed {
     fn drop(&mut self) {
         // However a source ends, it must not hold the agent's watermark for ever.
         self.stand_at(Position::Ended);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::buffer::{Settings, open_backend};
+    use crate::clock::{Clock, Quality};
+    use event::{AgentId, EventTime};
+
+    #[tokio::test]
+    async fn what_a_fault_source_delivers_outlives_the_rest() {
+        let settings = Settings {
+            bytes_max: 1500,
+            overflow: crate::buffer::Overflow::DropOldest,
+            chunk_bytes: 200,
+            ..Settings::default()
+        };
+        let inbox = Inbox::new(inbox::Settings::default(), Clock::new(Quality::None));
+        let attributes = BTreeMap::from([("site".to_owned(), "plant".to_owned())]);
+        let feed = |name: &str| Feed::new(inbox.clone(), name.to_owned(), &attributes).unwrap();
+        let mut alarms = feed("alarms").with_faults(settings.faults.clone());
+        let mut others = feed("others");
+        let reading = |metric: &str, n: u32| Reading {
+            device: DeviceId::new("d").unwrap(),
+            metric: MetricName::new(metric).unwrap(),
+            time: Some(EventTime::from_secs(i64::from(n))),
+            value: Value::Number(f64::from(n).sqrt()),
+        };
+        let agent = AgentId::new("gw").unwrap();
+        let backend = redb::backends::InMemoryBackend::new();
+        let mut buffer = open_backend(backend, &agent, &settings, 1, EventTime(0)).unwrap();
+        for n in 0..300 {
+            // Both are of the same device and wait for the same commit.
+            let push = others.push(1, vec![reading("t", n); 3], None, None);
+            push.await.unwrap();
+            if n == 20 {
+                let push = alarms.push(1, vec![reading("alarm", n)], None, None);
+                push.await.unwrap();
+            }
+            let pending = inbox.wait(None, true).1.unwrap();
+            let now = EventTime::from_secs(i64::from(n));
+            buffer.append(&pending.samples, &[], true, now).unwrap();
+            inbox.stored(pending);
+        }
+        assert!(buffer.dropped() > 300);
+        let oldest = buffer.next_before(buffer.end(), &[], 2).unwrap();
+        let (_, samples) = buffer.take(oldest).unwrap().unwrap();
+        let metrics: Vec<&str> = samples.iter().map(|s| s.metric.as_str()).collect();
+        assert_eq!(metrics, ["@site", "alarm"]);
+        assert_eq!(buffer.held().oldest, Some(EventTime::from_secs(20)));
     }
 }
