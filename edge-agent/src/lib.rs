@@ -24,6 +24,7 @@ pub mod core;
 pub mod health;
 pub mod inbox;
 mod keeper;
+pub mod rules;
 mod service;
 pub mod sources;
 pub mod status;

@@ -213,7 +213,7 @@ impl Template {
         })
     }
 
-    fn fill(&self, values: &BTreeMap<String, String>) -> Result<String, String> {
+    pub(crate) fn fill(&self, values: &BTreeMap<String, String>) -> Result<String, String> {
         let mut out = String::new();
         for part in &self.0 {
             out.push_str(match part {

@@ -20,7 +20,7 @@ pub(crate) use allow::DEVICE;
 #[cfg(test)]
 pub(crate) use allow::argv;
 pub use allow::{Allowed, Characters, Limit, Template, TemplateError};
-pub use request::{Commands, Stopped};
+pub use request::{Commands, Local, Stopped};
 pub(crate) use service::start;
 
 use std::path::PathBuf;

@@ -61,6 +61,7 @@ fn order(id: &str, name: &str, pairs: &[(&str, &str)]) -> Order {
         args: args(pairs),
         life: secs(NOW - 60).zip(secs(NOW + 60)),
         reason: None,
+        start_by: None,
     }
 }
 

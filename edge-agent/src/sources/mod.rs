@@ -37,6 +37,7 @@ pub use tags::TagRules;
 use crate::buffer::Cursor;
 use crate::config::{Source, SourceKind};
 use crate::inbox::{self, Closed, Inbox, Position, Reading, SourceId, Ticket};
+use crate::rules::Rules;
 
 /// Devices whose attributes have been sent are remembered up to this number.
 const SEEN_MAX: usize = 65_536;
@@ -90,6 +91,7 @@ pub struct Feed {
     attributes: Vec<(MetricName, Value)>,
     seen: HashSet<DeviceId>,
     filter: change::Filter,
+    rules: Rules,
     counts: Counts,
 }
 
@@ -120,6 +122,7 @@ impl Feed {
             attributes,
             seen: HashSet::new(),
             filter: change::Filter::new(change::Settings::default()),
+            rules: Rules::default(),
             counts: Counts::default(),
         })
     }
@@ -127,6 +130,12 @@ impl Feed {
     /// Leaves out readings that say nothing new.
     pub fn on_change(mut self, settings: change::Settings) -> Self {
         self.filter = change::Filter::new(settings);
+        self
+    }
+
+    /// Has rules look at every reading, those that are left out, too.
+    pub fn watched_by(mut self, rules: Rules) -> Self {
+        self.rules = rules;
         self
     }
 
@@ -175,6 +184,7 @@ impl Feed {
         cursor: Option<Vec<u8>>,
         position: Option<Position>,
     ) -> Result<(), Closed> {
+        self.rules.room().await;
         let taken = self.taken(line, readings);
         let cursor = self.cursor(cursor);
         if taken.is_empty() && cursor.is_none() {
@@ -199,6 +209,7 @@ impl Feed {
         cursor: Option<Vec<u8>>,
         urgent: bool,
     ) -> Result<Ticket, Closed> {
+        self.rules.room().await;
         let taken = self.taken(line, readings);
         let cursor = self.cursor(cursor);
         if taken.is_empty() && cursor.is_none() {
@@ -222,6 +233,7 @@ impl Feed {
                 self.refuse(line, &format!("{}: {reason}", reading.metric));
                 continue;
             }
+            self.rules.take(&reading);
             let now = || self.inbox.clock().wall();
             if !self.filter.passes(&reading, now) {
                 self.counts.left_out += 1;
