@@ -8,6 +8,8 @@ use std::time::Duration;
 use event::{ClockState, EventTime, Held, Incarnation};
 use serde::{Deserialize, Serialize};
 
+use crate::rules::Counts;
+
 const DAY_US: i64 = 86_400_000_000;
 
 /// What the keeper last said.
@@ -24,6 +26,7 @@ struct State {
     last_ack_at: Option<Duration>,
     clock_offset_us: Option<i64>,
     disk_full: bool,
+    rules: Counts,
     /// The keeper has done a round since somebody looked.
     alive: bool,
     /// The UTC day that is counted, and the bytes that had been written when it began.
@@ -74,6 +77,10 @@ impl Health {
 
     pub(crate) fn disk_is_full(&self, full: bool) {
         self.state().disk_full = full;
+    }
+
+    pub(crate) fn rules_are(&self, counts: Counts) {
+        self.state().rules = counts;
     }
 
     /// The keeper's thread works.
@@ -133,6 +140,10 @@ impl Health {
             cpu_seconds: process.cpu_seconds,
             clock_quality: format!("{:?}", clock.quality).to_lowercase(),
             clock_offset_ms: state.clock_offset_us.map(|us| us as f64 / 1000.0),
+            rules: state.rules.rules,
+            rules_firing: state.rules.firing,
+            rules_stale_readings: state.rules.stale,
+            rules_unwatched_readings: state.rules.unwatched,
         }
     }
 }
@@ -200,6 +211,18 @@ pub struct Snapshot {
     /// The cloud's clock minus ours, from acknowledgements.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clock_offset_ms: Option<f64>,
+    /// Rules that run on the device.
+    #[serde(default)]
+    pub rules: u64,
+    /// Their episodes that fire.
+    #[serde(default)]
+    pub rules_firing: u64,
+    /// Readings that they did not evaluate, since the start: their time was too far from the clock.
+    #[serde(default)]
+    pub rules_stale_readings: u64,
+    /// Readings of series for which rules had no room, since the start.
+    #[serde(default)]
+    pub rules_unwatched_readings: u64,
 }
 
 impl Snapshot {
@@ -236,6 +259,9 @@ impl Snapshot {
             self.clock_offset_ms
                 .map(|n| ("agent_clock_offset_ms", rounded(n, 10.0))),
         );
+        if self.rules > 0 {
+            list.push(("agent_rules_firing", self.rules_firing as f64));
+        }
         list
     }
 }

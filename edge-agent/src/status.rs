@@ -151,6 +151,21 @@ pub fn describe(s: &Snapshot) -> String {
         let _ = write!(clock, ", the cloud's clock is {ms:+.1} ms from ours");
     }
     line("clock", clock);
+    if s.rules > 0 {
+        let mut rules = format!("{} on the device, {} firing", s.rules, s.rules_firing);
+        if s.rules_stale_readings > 0 {
+            let _ = write!(
+                rules,
+                ", {} readings too old or ahead",
+                s.rules_stale_readings
+            );
+        }
+        if s.rules_unwatched_readings > 0 {
+            let n = s.rules_unwatched_readings;
+            let _ = write!(rules, "; TOO MANY SERIES: {n} readings not watched");
+        }
+        line("rules", rules);
+    }
     let memory = s.memory_bytes.map_or("?".to_owned(), bytes);
     let cpu = s
         .cpu_seconds
@@ -216,9 +231,20 @@ mod tests {
         );
         let idle = Snapshot {
             disk_full: true,
+            rules: 2,
+            rules_firing: 1,
+            rules_stale_readings: 3,
+            rules_unwatched_readings: 4,
             ..Snapshot::default()
         };
         let text = describe(&idle);
+        assert!(
+            text.contains(
+                "rules       2 on the device, 1 firing, 3 readings too old or ahead; TOO MANY SERIES: 4 \
+                 readings not watched\n"
+            ),
+            "{text}"
+        );
         assert!(
             text.contains("not connected") && text.contains("THE DISK IS FULL"),
             "{text}"

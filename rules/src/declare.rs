@@ -159,11 +159,7 @@ impl Fields<'_> {
         }
     }
 
-    fn one_of<T: Copy + Default>(
-        &self,
-        field: &str,
-        known: &[(&str, T)],
-    ) -> Result<T, RuleError> {
+    fn one_of<T: Copy + Default>(&self, field: &str, known: &[(&str, T)]) -> Result<T, RuleError> {
         let Some(text) = self.text(field)? else {
             return Ok(T::default());
         };
@@ -193,9 +189,8 @@ impl Fields<'_> {
 
     /// That there are no other fields than those of the kind.
     fn only(&self, kind: &str, known: &[&str]) -> Result<(), RuleError> {
-        let unknown = |key: &&String| {
-            !COMMON.contains(&key.as_str()) && !known.contains(&key.as_str())
-        };
+        let unknown =
+            |key: &&String| !COMMON.contains(&key.as_str()) && !known.contains(&key.as_str());
         match self.map.keys().find(unknown) {
             None => Ok(()),
             Some(key) => {
@@ -458,35 +453,91 @@ mod tests {
         check(r#""metric":"@t","raise":1"#, "metric", "1 to 64");
         check(r#""raise":1"#, "metric", "is missing");
         check(r#""metric":5,"raise":1"#, "metric", "text in quotes");
-        check(r#""metric":"t","raise":1,"clear":2"#, "clear", "below raise");
-        check(r#""metric":"t","raise":1,"clear":0,"direction":"below""#, "clear", "above raise");
+        check(
+            r#""metric":"t","raise":1,"clear":2"#,
+            "clear",
+            "below raise",
+        );
+        check(
+            r#""metric":"t","raise":1,"clear":0,"direction":"below""#,
+            "clear",
+            "above raise",
+        );
         check(r#""metric":"t","raise":1,"for":"ten""#, "for", "such as");
         check(r#""metric":"t","raise":1,"for":"2d""#, "for", "at most 1d");
         check(r#""metric":"t","raise":1,"for":5"#, "for", "text in quotes");
-        check(r#""metric":"t","raise":1,"kind":"x""#, "kind", "\"rate\" or \"silence\"");
-        check(r#""metric":"t","raise":1,"rise":2"#, "rise", "it has name, kind");
-        check(r#""metric":"t","raise":1,"within":"1m""#, "within", "\"threshold\" has no such");
+        check(
+            r#""metric":"t","raise":1,"kind":"x""#,
+            "kind",
+            "\"rate\" or \"silence\"",
+        );
+        check(
+            r#""metric":"t","raise":1,"rise":2"#,
+            "rise",
+            "it has name, kind",
+        );
+        check(
+            r#""metric":"t","raise":1,"within":"1m""#,
+            "within",
+            "\"threshold\" has no such",
+        );
         check(r#""metric":"t","raise":null"#, "raise", "finite number");
-        check(r#""metric":"t","raise":1,"severity":"bad""#, "severity", "or \"critical\"");
-        check(r#""metric":"t","raise":1,"direction":"up""#, "direction", "\"above\" or \"below\"");
+        check(
+            r#""metric":"t","raise":1,"severity":"bad""#,
+            "severity",
+            "or \"critical\"",
+        );
+        check(
+            r#""metric":"t","raise":1,"direction":"up""#,
+            "direction",
+            "\"above\" or \"below\"",
+        );
         check(r#""metric":"t""#, "raise", "is missing");
         let rate = |rest: &str, field: &str, remedy: &str| {
-            check(&format!(r#""kind":"rate","metric":"t",{rest}"#), field, remedy);
+            check(
+                &format!(r#""kind":"rate","metric":"t",{rest}"#),
+                field,
+                remedy,
+            );
         };
         rate(r#""raise":1"#, "within", "is missing");
         rate(r#""raise":-1,"within":"1m""#, "raise", "falling");
         rate(r#""raise":0,"within":"1m""#, "raise", "more than 0");
-        rate(r#""raise":1,"clear":-1,"within":"1m""#, "clear", "0 to raise (1)");
-        rate(r#""raise":1,"clear":1.5,"within":"1m""#, "clear", "0 to raise");
+        rate(
+            r#""raise":1,"clear":-1,"within":"1m""#,
+            "clear",
+            "0 to raise (1)",
+        );
+        rate(
+            r#""raise":1,"clear":1.5,"within":"1m""#,
+            "clear",
+            "0 to raise",
+        );
         rate(r#""raise":1,"within":"1ms""#, "within", "10ms to 1d");
-        rate(r#""raise":1,"within":"1m","direction":"above""#, "direction", "\"either\"");
-        rate(r#""raise":1,"within":"1m","after":"1m""#, "after", "no such field");
+        rate(
+            r#""raise":1,"within":"1m","direction":"above""#,
+            "direction",
+            "\"either\"",
+        );
+        rate(
+            r#""raise":1,"within":"1m","after":"1m""#,
+            "after",
+            "no such field",
+        );
         let silence = |rest: &str, field: &str, remedy: &str| {
-            check(&format!(r#""kind":"silence","metric":"t"{rest}"#), field, remedy);
+            check(
+                &format!(r#""kind":"silence","metric":"t"{rest}"#),
+                field,
+                remedy,
+            );
         };
         silence("", "after", "is missing");
         silence(r#","after":"1ms""#, "after", "100ms to 30d");
-        silence(r#","after":"1m","for":"1s""#, "for", "it has name, kind, metric, severity, after");
+        silence(
+            r#","after":"1m","for":"1s""#,
+            "for",
+            "it has name, kind, metric, severity, after",
+        );
         for (text, field) in [
             (r#"{"name":"","metric":"t","raise":1}"#, "name"),
             (r#"{"metric":"t","raise":1}"#, "name"),

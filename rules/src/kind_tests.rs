@@ -109,13 +109,19 @@ fn a_resumed_rate_ends_only_when_a_whole_stretch_is_known() {
 fn silence_begins_with_the_last_value_and_ends_with_any() {
     let kind = Kind::Silence(Silence { after: 100 });
     let mut state = kind.state(None);
-    assert_eq!((kind.due(&state), kind.pass(&mut state, 1000)), (None, Nothing));
+    assert_eq!(
+        (kind.due(&state), kind.pass(&mut state, 1000)),
+        (None, Nothing)
+    );
     assert_eq!(kind.step(&mut state, 1000, None), Nothing);
     assert_eq!(kind.due(&state), Some(1101));
     assert_eq!(kind.pass(&mut state, 1100), Nothing);
     assert_eq!(kind.pass(&mut state, 1101), Fired);
     assert_eq!(state.episode().map(|e| e.began), Some(1000));
-    assert_eq!((kind.due(&state), kind.pass(&mut state, 9999)), (None, Nothing));
+    assert_eq!(
+        (kind.due(&state), kind.pass(&mut state, 9999)),
+        (None, Nothing)
+    );
     assert_eq!(kind.step(&mut state, 1050, Some(1.0)), Resolved);
     assert_eq!(kind.due(&state), Some(1151));
     // Awaited from the beginning.
@@ -162,7 +168,10 @@ fn text_says_nothing_to_a_limit_and_a_strange_state_does_no_harm() {
     let silence = Kind::Silence(Silence { after: 1 });
     let mut state = silence.state(None);
     assert_eq!(kind.step(&mut state, 0, Some(1.0)), Nothing);
-    assert_eq!((kind.due(&state), kind.pass(&mut state, 5)), (None, Nothing));
+    assert_eq!(
+        (kind.due(&state), kind.pass(&mut state, 5)),
+        (None, Nothing)
+    );
     let mut state = kind.state(None);
     assert_eq!(kind.step(&mut state, 0, None), Nothing);
     assert_eq!(silence.step(&mut state, 0, None), Nothing);

@@ -85,7 +85,10 @@ impl Engine {
     pub fn new(rules: Vec<EdgeRule>, wall: EventTime, mono: Duration) -> Self {
         let mut by_metric: HashMap<String, Vec<usize>> = HashMap::new();
         for (i, rule) in rules.iter().enumerate() {
-            by_metric.entry(rule.rule.metric.clone()).or_default().push(i);
+            by_metric
+                .entry(rule.rule.metric.clone())
+                .or_default()
+                .push(i);
         }
         let series = rules.iter().map(|rule| {
             let awaited = match rule.rule.kind {

@@ -18,6 +18,7 @@ use event::DeviceId;
 
 use crate::commands::Template;
 
+pub(crate) use engine::{Counts, values};
 pub use service::Rules;
 pub(crate) use service::{Service, split};
 

@@ -232,7 +232,10 @@ impl Worker {
             self.shared.inbox.push_command(readings, changes).await?;
         }
         for command in commands {
-            self.commands.give_local(command).await.map_err(|_| Closed)?;
+            self.commands
+                .give_local(command)
+                .await
+                .map_err(|_| Closed)?;
         }
         Ok(())
     }
@@ -248,7 +251,10 @@ impl Worker {
             );
         }
         if acts.len() > SHOWN {
-            tracing::warn!(more = acts.len() - SHOWN, "more rules are firing or resolved");
+            tracing::warn!(
+                more = acts.len() - SHOWN,
+                "more rules are firing or resolved"
+            );
         }
     }
 }

@@ -76,7 +76,10 @@ impl Declared {
 
 impl Partition {
     pub(crate) fn declare(&mut self, declaration: &Declaration, fx: &mut Effects) {
-        let refused = declaration.rules.iter().filter_map(|r| kinds::read(r).err());
+        let refused = declaration
+            .rules
+            .iter()
+            .filter_map(|r| kinds::read(r).err());
         fx.refused_rules.extend(refused);
         self.declared.config = declaration.clone();
         self.apply_declared(fx);
