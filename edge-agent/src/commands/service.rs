@@ -224,7 +224,11 @@ impl Worker {
 
     fn take(&mut self, request: Request) {
         if self.tasks.len() >= TASKS_MAX {
-            tracing::warn!("too many commands at once; one was not taken");
+            let reason = match &request {
+                Request::Remote(_) => "it came from the cloud, which sends it again",
+                Request::Local { local, .. } => local.reason.as_str(),
+            };
+            tracing::warn!(reason, "too many commands at once; one was not taken");
             return;
         }
         match request {
@@ -251,17 +255,22 @@ impl Worker {
     }
 
     fn take_local(&mut self, local: Local, reply: Option<oneshot::Sender<Report>>) {
-        let id = local.id.unwrap_or_else(|| {
-            self.local += 1;
-            format!("local-{:016x}-{}", self.life, self.local)
-        });
-        if self.waiting.contains(&id)
-            || self.running.contains_key(&id)
-            || self.ledger.get(&id).is_some()
-        {
-            tracing::debug!(id, "a command of this device was given again");
-            return;
-        }
+        let known = |id: &String| {
+            self.waiting.contains(id)
+                || self.running.contains_key(id)
+                || self.ledger.get(id).is_some()
+        };
+        let id = match local.id {
+            Some(id) if known(&id) => {
+                tracing::debug!(id, "a command of this device was given again");
+                return;
+            }
+            Some(id) => id,
+            None => {
+                self.local += 1;
+                format!("local-{:016x}-{}", self.life, self.local)
+            }
+        };
         if let Some(reply) = reply {
             self.replies.insert(id.clone(), reply);
         }

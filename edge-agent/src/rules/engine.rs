@@ -173,7 +173,7 @@ impl Engine {
     /// Takes a reading of a watched metric as it comes. Returns whether there is something to do.
     pub fn take(&mut self, reading: &Reading, wall: EventTime, mono: Duration) -> bool {
         self.look_at_clock(wall, mono);
-        let (acts, counts) = (self.acts.len(), self.counts);
+        let acts = self.acts.len();
         let Some(indexes) = self.by_metric.get(reading.metric.as_str()).cloned() else {
             return false;
         };
@@ -188,6 +188,8 @@ impl Engine {
             if age.saturating_abs() > micros(rule.stale_after) {
                 self.counts.stale += 1;
                 if is_logged(self.counts.stale) {
+                    // For the status.
+                    wake = true;
                     tracing::warn!(
                         rule = rule.rule.name, device = %reading.device, time = %time,
                         so_far = self.counts.stale,
@@ -200,10 +202,11 @@ impl Engine {
             wake |= self.make_series(index, &reading.device, mono);
             self.step(index, reading, time.0, mono);
         }
-        wake || self.acts.len() > acts || self.counts.unwatched != counts.unwatched
+        wake || self.acts.len() > acts
     }
 
-    /// Makes sure that there is a series, if there is room. Returns whether it is a new one of a silence.
+    /// Makes sure that there is a series, if there is room. Returns whether the service is to look: for a new
+    /// silence, or for the status.
     fn make_series(&mut self, index: usize, device: &DeviceId, mono: Duration) -> bool {
         if self.series[index].contains_key(device) {
             return false;
@@ -225,7 +228,7 @@ impl Engine {
                      that the rules are for"
                 );
             }
-            return false;
+            return is_logged(self.counts.unwatched);
         }
         let series = Series::new(rule.kind.state(None), i64::MIN, mono);
         self.series[index].insert(device.clone(), series);
@@ -490,7 +493,7 @@ impl Series {
 
 impl EdgeRule {
     fn watches(&self, device: &DeviceId) -> bool {
-        self.devices.is_empty() || self.devices.contains(device)
+        self.devices.is_empty() || self.devices.binary_search(device).is_ok()
     }
 }
 

@@ -33,7 +33,7 @@ pub(crate) const PLACEHOLDERS: [&str; 5] = ["device", "metric", "value", "rule",
 pub struct EdgeRule {
     /// The rule as it is declared to the server, too.
     pub rule: ::rules::Rule,
-    /// The devices it watches; none = all.
+    /// The devices it watches, ascending; none = all.
     pub devices: Vec<DeviceId>,
     /// A reading is not evaluated if its time is further than this from the agent's clock.
     pub stale_after: Duration,

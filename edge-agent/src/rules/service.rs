@@ -1,6 +1,7 @@
 //! The rules beside the sources: takes readings in, and a task that reports, stores and gives commands.
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -39,6 +40,8 @@ struct Shared {
     wake: Notify,
     /// What is to be done.
     waiting: watch::Sender<usize>,
+    /// The agent stops: nothing more can be done.
+    closed: AtomicBool,
 }
 
 impl Shared {
@@ -75,6 +78,7 @@ impl Rules {
             inbox,
             metrics,
             wake: Notify::new(),
+            closed: AtomicBool::new(false),
         })))
     }
 
@@ -93,7 +97,9 @@ impl Rules {
         let Some(shared) = &self.0 else {
             return;
         };
-        if !shared.metrics.contains(reading.metric.as_str()) {
+        if !shared.metrics.contains(reading.metric.as_str())
+            || shared.closed.load(Ordering::Relaxed)
+        {
             return;
         }
         let clock = shared.inbox.clock();
@@ -141,6 +147,7 @@ impl Service {
         let task = tokio::spawn(async move {
             if let Err(Closed) = worker.run().await {
                 // Sources that wait for us wait for the inbox next, which tells them.
+                worker.shared.closed.store(true, Ordering::Relaxed);
                 worker.shared.waiting.send_replace(0);
             }
         });
@@ -232,10 +239,14 @@ impl Worker {
             self.shared.inbox.push_command(readings, changes).await?;
         }
         for command in commands {
-            self.commands
-                .give_local(command)
-                .await
-                .map_err(|_| Closed)?;
+            let id = command.id.clone();
+            if self.commands.give_local(command).await.is_err() {
+                tracing::warn!(
+                    id,
+                    "the command of a rule was not given, because the agent stops; the next start gives \
+                     it if that is soon"
+                );
+            }
         }
         Ok(())
     }
@@ -258,3 +269,7 @@ impl Worker {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "service_tests.rs"]
+mod tests;
