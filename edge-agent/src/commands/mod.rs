@@ -136,4 +136,4 @@ fn identity(a: &Allowed, is_root: bool) -> Result<Option<(u32, u32)>, StartError
 #[cfg(test)]
 mod service_tests;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -49,7 +49,7 @@ impl Context {
             time: None,
             value: Value::Text(report.to_text().into()),
         };
-        match self.inbox.push_command(vec![reading], changes).await {
+        match self.inbox.push_command(vec![reading], changes, true).await {
             Ok(stored) => stored.await.is_ok(),
             Err(_) => false,
         }

@@ -38,6 +38,14 @@ struct Device {
 
 impl Device {
     fn start(rules: Vec<EdgeRule>, episodes: Vec<(String, Vec<u8>)>) -> Self {
+        Self::start_with(rules, episodes, Vec::new())
+    }
+
+    fn start_with(
+        rules: Vec<EdgeRule>,
+        episodes: Vec<(String, Vec<u8>)>,
+        allowed: Vec<commands::Allowed>,
+    ) -> Self {
         let settings = inbox::Settings {
             events_max: 8,
             ..inbox::Settings::default()
@@ -46,7 +54,7 @@ impl Device {
         let rules = Rules::new(rules, episodes, inbox.clone());
         let agent = AgentId::new("gw").unwrap();
         let saved = SavedCommands::default();
-        let (commands, _) = commands::start(Vec::new(), &agent, 7, saved, inbox.clone()).unwrap();
+        let (commands, _) = commands::start(allowed, &agent, 7, saved, inbox.clone()).unwrap();
         let service = Service::start(&rules, commands, Health::default()).unwrap();
         Self {
             inbox,
@@ -61,14 +69,17 @@ impl Device {
     async fn store(&mut self, events: usize) {
         while self.stored.len() < events {
             let now = self.inbox.clock().monotonic();
-            if let (_, Some(pending)) = self.inbox.wait(Some(now), true) {
+            // Only what is urgent: nothing waits for the next commit.
+            if let (_, Some(pending)) = self.inbox.wait(Some(now), false) {
                 assert!(pending.urgent && !pending.volatile);
                 for sample in &pending.samples {
+                    if sample.metric.as_str() != METRIC {
+                        continue;
+                    }
                     let Value::Text(text) = &sample.value else {
                         panic!("{sample:?}");
                     };
                     let alert = EdgeAlert::parse(text).unwrap();
-                    assert_eq!(sample.metric.as_str(), METRIC);
                     self.stored.push((sample.device.to_string(), alert.state));
                 }
                 self.rows.extend(pending.commands.rows.clone());
@@ -99,6 +110,47 @@ async fn a_storm_makes_sources_wait_and_loses_nothing() {
     // What ended has left nothing on disk.
     assert_eq!(device.rows.len(), ACTS_MAX);
     assert!(device.rows.values().all(Option::is_none));
+}
+
+#[tokio::test]
+async fn an_alert_and_the_start_of_its_command_are_one_transaction() {
+    let run = |command: &str| crate::rules::Run {
+        command: command.to_owned(),
+        args: BTreeMap::new(),
+        devices: Vec::new(),
+    };
+    let rule = EdgeRule {
+        run: Some(run("true")),
+        ..hot()
+    };
+    let allowed = commands::tests::allowed("true", "/bin/true", &[]);
+    let device = Device::start_with(vec![rule], Vec::new(), vec![allowed]);
+    device.rules.take(&reading("a", 90.0));
+    let pending = loop {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        let now = device.inbox.clock().monotonic();
+        if let (_, Some(pending)) = device.inbox.wait(Some(now), false) {
+            break pending;
+        }
+    };
+    let metrics = pending.samples.iter().map(|s| s.metric.as_str());
+    assert_eq!(
+        metrics.collect::<Vec<_>>(),
+        [METRIC, event::command::METRIC]
+    );
+    let keys: Vec<&str> = pending.commands.rows.keys().map(String::as_str).collect();
+    assert_eq!((keys.len(), keys[0]), (2, "rule hot a"));
+    assert!(keys[1].starts_with("rule-"));
+    device.inbox.stored(pending);
+    // One that cannot run does not hold the alert back.
+    let rule = EdgeRule {
+        run: Some(run("none")),
+        ..hot()
+    };
+    let mut device = Device::start_with(vec![rule], Vec::new(), Vec::new());
+    device.rules.take(&reading("a", 90.0));
+    device.store(1).await;
+    assert_eq!(device.stored, [("a".to_owned(), State::Firing)]);
 }
 
 #[tokio::test]
