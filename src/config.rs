@@ -9,6 +9,7 @@ use anyhow::{Context, bail, ensure};
 use event::aggregate::{AGGREGATES_MAX, ALL_METRICS};
 use event::{AggregateSpec, Declaration, Function, Retention};
 use ingest::settings::Secret;
+use processor::core::check_kind;
 use processor::webhook::Target;
 use rules::{Rule, parse_duration};
 use serde::{Deserialize, Serialize};
@@ -375,6 +376,10 @@ fn leaves(table: &Table, at: &mut Vec<String>, out: &mut Vec<(String, Vec<String
 /// Reads one rule. What its fields must be is checked here, where they still have the types of TOML.
 fn parse_rule(rule: &Table) -> anyhow::Result<Rule> {
     let name = rule.get("name").and_then(Value::as_str).unwrap_or_default();
+    // Before the fields: those of other kinds are no mistake in themselves.
+    if let Some(kind) = rule.get("kind").and_then(Value::as_str) {
+        check_kind(name, kind)?;
+    }
     for (field, value) in rule {
         let is_number = match value {
             Value::Integer(_) => true,
@@ -403,7 +408,7 @@ fn parse_rule(rule: &Table) -> anyhow::Result<Rule> {
             "rule {name:?}: {field}: is missing; every rule needs name, metric and raise"
         );
     }
-    Rule::parse(&serde_json::to_string(rule)?).map_err(|error| match error.field {
+    Rule::parse(&serde_json::to_string(rule)?).map_err(|error| match error.field.as_str() {
         // Its place in a line of JSON means nothing to who wrote TOML.
         "json" => {
             let message = error.message.split(" at line ").next().unwrap_or_default();
@@ -785,6 +790,15 @@ mod tests {
             assert!(error.starts_with("in /"), "no file is named: {error}");
         }
         assert!(check(&rule("raise = 60"), &[]).is_ok());
+        for rest in [
+            "kind = \"silence\"\nafter = \"5m\"",
+            "kind = \"rate\"\nraise = 5\nwithin = \"1m\"",
+        ] {
+            let error = format!("{:#}", check(&rule(rest), &[]).unwrap_err());
+            let expected = "the server runs rules of the kind \"threshold\" only";
+            assert!(error.contains(expected), "{error}");
+            assert!(error.contains("[[rule]]"), "{error}");
+        }
     }
 
     #[test]

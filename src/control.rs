@@ -7,6 +7,7 @@ use bytes::Bytes;
 use dashboard::control::{Change, Control, ControlError, Place, Submitted};
 use event::Record;
 use eventlog::{Error, Log, PartitionId};
+use processor::core::check_kind;
 use rules::Rule;
 use serde_json::{Map, Value};
 use tokio::sync::Mutex;
@@ -136,6 +137,13 @@ fn parse_rule(rule: &Value) -> Result<Rule, ControlError> {
     };
     let none = Map::new();
     let fields = rule.as_object().unwrap_or(&none);
+    // Before the fields: those of other kinds are no mistake in themselves.
+    if let Some(kind) = rule["kind"].as_str() {
+        let name = rule["name"].as_str().unwrap_or_default();
+        if let Err(error) = check_kind(name, kind) {
+            return invalid(&error.field, error.message);
+        }
+    }
     for (field, value) in fields {
         let one_of = |known: &[&str]| value.as_str().is_some_and(|t| known.contains(&t));
         let (ok, must_be) = match field.as_str() {
@@ -167,7 +175,7 @@ fn parse_rule(rule: &Value) -> Result<Rule, ControlError> {
             );
         }
     }
-    Rule::parse(&rule.to_string()).or_else(|error| invalid(error.field, error.message))
+    Rule::parse(&rule.to_string()).or_else(|error| invalid(&error.field, error.message))
 }
 
 #[cfg(test)]
@@ -252,6 +260,17 @@ mod tests {
         refused(rule("direction", json!("up")), "direction");
         refused(rule("for", json!("soon")), "for");
         refused(rule("kind", json!("magic")), "kind");
+        // Kinds that only the agent runs say so, whatever fields they have.
+        for kind in [
+            json!({"name": "r", "metric": "t", "kind": "silence", "after": "5m"}),
+            json!({"name": "r", "metric": "t", "kind": "rate", "raise": 5, "within": "1m"}),
+        ] {
+            let Err(ControlError::Invalid { field, message }) = parse_rule(&kind) else {
+                panic!("{kind} was taken");
+            };
+            assert_eq!(field, "kind");
+            assert!(message.contains("\"threshold\" only") && message.contains("[[rule]]"));
+        }
         refused(rule("name", json!("a b")), "name");
         refused(rule("rise", json!(2)), "rise");
         assert!(parse_rule(&rule("clear", Value::Null)).is_ok());

@@ -18,6 +18,7 @@ use crate::health::Health;
 use crate::inbox::{Inbox, News};
 use crate::keeper::{FULL_WAIT, Keeper, TO_LINK_MAX};
 use crate::room::Room;
+use crate::rules::{self, Rules};
 use crate::service;
 use crate::sources::{Feed, Unreadable, exec, file, host, mqtt, own, socket, stdin, sysfs, tail};
 use crate::status::Socket;
@@ -29,6 +30,9 @@ const LINK_END_MAX: Duration = Duration::from_secs(2);
 /// Sources that are told to stop have so long to hand on what they have gathered and to end what they
 /// have started. One that waits for room does not make it, and loses nothing by that.
 const SOURCES_END_MAX: Duration = Duration::from_secs(2);
+
+/// What rules have found by then has so long to get into the inbox.
+const RULES_END_MAX: Duration = Duration::from_secs(1);
 
 /// What became of the agent's work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,7 +76,12 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
     // Every source is known before the first word goes out: one that replays the past must hold the
     // low watermark from the beginning.
     let health = Health::default();
-    let mut sources = start_sources(&settings, &inbox, &health, &buffer, &stop_sources)?;
+    let saved = buffer
+        .commands()
+        .context("read what is known of commands")?;
+    let (saved, episodes) = rules::split(saved);
+    let rules = Rules::new(settings.rules.clone(), episodes, inbox.clone());
+    let mut sources = start_sources(&settings, &inbox, &health, &buffer, &rules, &stop_sources)?;
     serve_status(&settings, &inbox, &health, &stop_sources);
     tokio::spawn(service::watch(
         inbox.clone(),
@@ -80,9 +89,6 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
         stop_keeper.clone(),
     ));
 
-    let saved = buffer
-        .commands()
-        .context("read what is known of commands")?;
     let (commands, mut service) = commands::start(
         settings.commands.clone(),
         &settings.agent,
@@ -90,6 +96,8 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
         saved,
         inbox.clone(),
     )?;
+    // Ends with this function.
+    let _rules = rules::Service::start(&rules, commands.clone(), health.clone())?;
 
     let (to_link, from_keeper) = mpsc::channel(TO_LINK_MAX);
     let link_settings = settings.link.clone();
@@ -159,6 +167,7 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
             // From then on nothing is taken.
             () = end_of_sources(sources_ended, sources_end_by), if commands_ended && last_word.is_some() => {
                 if let Some(news) = last_word.take() {
+                    rules.drained(RULES_END_MAX).await;
                     inbox.tell(news);
                 }
             }
@@ -190,6 +199,7 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
                 && !asked_to_finish && !stop_sources.is_cancelled() => {
                 asked_to_finish = true;
                 done = true;
+                rules.drained(RULES_END_MAX).await;
                 service.stop();
                 sources_end_by = Some(Instant::now());
                 last_word = Some(News::Finish);
@@ -321,13 +331,15 @@ fn start_sources(
     inbox: &std::sync::Arc<Inbox>,
     health: &Health,
     buffer: &Buffer,
+    rules: &Rules,
     stop: &CancellationToken,
 ) -> anyhow::Result<JoinSet<Result<(), Unreadable>>> {
     let mut tasks = JoinSet::new();
     for source in &settings.sources {
         let mut feed = Feed::new(inbox.clone(), source.name.clone(), &source.attributes)
             .with_context(|| format!("start the source {:?}", source.name))?
-            .on_change(source.on_change);
+            .on_change(source.on_change)
+            .watched_by(rules.clone());
         if source.priority == Priority::Fault {
             feed = feed.with_faults(settings.buffer.faults.clone());
         }

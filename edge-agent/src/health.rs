@@ -9,6 +9,7 @@ use event::{EventTime, Held, Incarnation};
 use serde::{Deserialize, Serialize};
 
 use crate::clock::{self, SetBy};
+use crate::rules::Counts;
 
 const DAY_US: i64 = 86_400_000_000;
 
@@ -35,6 +36,7 @@ struct State {
     buffer_bytes_max: Option<u64>,
     /// That is less than it is configured to, because too little is free.
     disk_short: bool,
+    rules: Counts,
     /// The keeper has done a round since somebody looked.
     alive: bool,
     /// The UTC day that is counted, and the bytes that had been written when it began.
@@ -116,6 +118,10 @@ impl Health {
         state.disk_short = short;
     }
 
+    pub(crate) fn rules_are(&self, counts: Counts) {
+        self.state().rules = counts;
+    }
+
     /// The keeper's thread works.
     pub(crate) fn alive(&self) {
         self.state().alive = true;
@@ -186,6 +192,10 @@ impl Health {
             uncertain_boots: state.uncertain,
             uncertain_seconds: state.uncertain_s,
             clock_offset_ms: state.clock_offset_us.map(|us| us as f64 / 1000.0),
+            rules: state.rules.rules,
+            rules_firing: state.rules.firing,
+            rules_stale_readings: state.rules.stale,
+            rules_unwatched_readings: state.rules.unwatched,
         }
     }
 }
@@ -284,6 +294,18 @@ pub struct Snapshot {
     /// The cloud's clock minus ours, from acknowledgements.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clock_offset_ms: Option<f64>,
+    /// Rules that run on the device.
+    #[serde(default)]
+    pub rules: u64,
+    /// Their episodes that fire.
+    #[serde(default)]
+    pub rules_firing: u64,
+    /// Readings that they did not evaluate, since the start: their time was too far from the clock.
+    #[serde(default)]
+    pub rules_stale_readings: u64,
+    /// Readings of series for which rules had no room, since the start.
+    #[serde(default)]
+    pub rules_unwatched_readings: u64,
 }
 
 impl Snapshot {
@@ -326,6 +348,9 @@ impl Snapshot {
             self.clock_offset_ms
                 .map(|n| ("agent_clock_offset_ms", rounded(n, 10.0))),
         );
+        if self.rules > 0 {
+            list.push(("agent_rules_firing", self.rules_firing as f64));
+        }
         list
     }
 }

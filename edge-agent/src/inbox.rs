@@ -378,9 +378,9 @@ impl Inbox {
         Ok(ticket)
     }
 
-    /// Takes one reading of a command's state in, to be stored together with what is noted of it in one
-    /// transaction, at once. What is returned is told when that is on disk; it ends without a word if
-    /// the agent ends before.
+    /// Takes readings of a command's state in, to be stored together with what is noted of it in one
+    /// transaction, at once, or, if it is not `urgent`, with what comes next ([`Self::hurry`]). What is
+    /// returned is told when that is on disk; it ends without a word if the agent ends before.
     ///
     /// A stop loses nothing of it that the next start does not find out: it is not volatile.
     ///
@@ -389,6 +389,7 @@ impl Inbox {
         &self,
         readings: Vec<Reading>,
         changes: CommandChanges,
+        urgent: bool,
     ) -> Result<oneshot::Receiver<()>, Closed> {
         let permits = readings.len().min(self.settings.events_max.max(1));
         let permit = self
@@ -406,13 +407,23 @@ impl Inbox {
         let pending = &mut state.pending;
         pending.permits += permits;
         pending.since.get_or_insert_with(|| self.clock.monotonic());
-        pending.urgent = true;
+        pending.urgent |= urgent;
         pending.add(readings, now, false);
         pending.commands.extend(changes);
         pending.tell_stored.push(tell);
         drop(state);
         self.wake.notify_one();
         Ok(stored)
+    }
+
+    /// What waits is to be stored at once.
+    pub(crate) fn hurry(&self) {
+        let mut state = self.lock();
+        if !state.pending.is_empty() {
+            state.pending.urgent = true;
+            drop(state);
+            self.wake.notify_one();
+        }
     }
 
     /// The cloud's clock said this in a message that has just come.

@@ -25,6 +25,7 @@ pub mod health;
 pub mod inbox;
 mod keeper;
 mod room;
+pub mod rules;
 mod service;
 pub mod sources;
 pub mod status;

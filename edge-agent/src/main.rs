@@ -113,9 +113,10 @@ fn check(settings: &edge_agent::Settings) -> ExitCode {
         return ExitCode::from(2);
     }
     say(&format!(
-        "the configuration is valid: agent {}, {} source(s)",
+        "the configuration is valid: agent {}, {} source(s), {} rule(s)",
         settings.agent,
-        settings.sources.len()
+        settings.sources.len(),
+        settings.rules.len()
     ));
     ExitCode::SUCCESS
 }

@@ -184,6 +184,21 @@ pub fn describe(s: &Snapshot) -> String {
             ),
         );
     }
+    if s.rules > 0 {
+        let mut rules = format!("{} on the device, {} firing", s.rules, s.rules_firing);
+        if s.rules_stale_readings > 0 {
+            let _ = write!(
+                rules,
+                ", {} readings too old or ahead",
+                s.rules_stale_readings
+            );
+        }
+        if s.rules_unwatched_readings > 0 {
+            let n = s.rules_unwatched_readings;
+            let _ = write!(rules, "; TOO MANY SERIES: {n} readings not watched");
+        }
+        line("rules", rules);
+    }
     let memory = s.memory_bytes.map_or("?".to_owned(), bytes);
     let cpu = s
         .cpu_seconds
@@ -259,6 +274,10 @@ mod tests {
             uncertain_seconds: Some(7200.0),
             disk_short: true,
             buffer_bytes_max: Some(2_000_000),
+            rules: 2,
+            rules_firing: 1,
+            rules_stale_readings: 3,
+            rules_unwatched_readings: 4,
             ..Snapshot::default()
         };
         let text = describe(&idle);
@@ -269,6 +288,8 @@ mod tests {
             "NOT SET",
             "no time yet 7 readings",
             "may be off by 2 h",
+            "rules       2 on the device, 1 firing, 3 readings too old or ahead; TOO MANY SERIES: 4 \
+             readings not watched\n",
         ] {
             assert!(text.contains(part), "{part}: {text}");
         }

@@ -9,6 +9,7 @@
 
 pub mod ack;
 pub mod aggregate;
+pub mod alert;
 pub mod batch;
 mod bytes;
 pub mod columns;

@@ -508,6 +508,12 @@ fn aggregates_and_rules_change_at_run_time_and_the_configuration_does_not_undo_i
     assert_eq!(names(&b), [(1, "b".to_owned())]);
     assert_eq!(b.p.declarations().rules.len(), 1);
     assert_eq!(b.notices().len(), 1);
+    // A rule of a kind that only agents run is told of and changes nothing.
+    let rate = r#"{"name":"hot","kind":"rate","metric":"temperature","raise":5,"within":"1m"}"#;
+    b.at(T0 + 5 * S, &[Record::SetRule(rate.to_owned()).encode()]);
+    let refused = &b.fx.refused_rules;
+    assert_eq!((refused.len(), refused[0].field.as_str()), (1, "kind"));
+    assert_eq!(b.p.declarations().rules, [rule]);
     assert_eq!(b.row(1, &[], T0).count, 1);
     // Removed and set again it is another one, with nothing of before.
     b.at(

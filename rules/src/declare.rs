@@ -1,14 +1,22 @@
 //! A rule as people write it, in config and in JSON.
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
+use crate::kind::{KINDS, Kind};
+use crate::rate::{Course, Rate};
+use crate::silence::Silence;
 use crate::threshold::{Direction, Threshold};
 use crate::{format_duration, parse_duration};
 
 /// Longest name of a rule, bytes.
 pub const NAME_BYTES_MAX: usize = 64;
-/// Longest `for`: a day.
-pub const HOLD_MAX: i64 = 86_400_000_000;
+/// Longest `for`, and longest stretch of a rate: a day.
+const DAY: i64 = 86_400_000_000;
+/// Shortest stretch of a rate, and shortest silence: what is shorter is the jitter of a program.
+const WITHIN_MIN: i64 = 10_000;
+const AFTER_MIN: i64 = 100_000;
+const AFTER_MAX: i64 = 30 * DAY;
 
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
@@ -43,43 +51,23 @@ impl Severity {
 pub struct RuleError {
     /// The rule's name, as far as it is known.
     pub rule: String,
-    /// The field.
-    pub field: &'static str,
+    /// The field; `json` if the text is no JSON object at all.
+    pub field: String,
     /// What is wrong and what would be right.
     pub message: String,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Written {
-    name: String,
-    #[serde(default = "threshold_kind")]
-    kind: String,
-    metric: String,
-    #[serde(default)]
-    direction: Direction,
-    raise: f64,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    clear: Option<f64>,
-    #[serde(rename = "for", default = "no_hold")]
-    hold: String,
-    #[serde(default)]
-    severity: Severity,
-}
-
-fn threshold_kind() -> String {
-    "threshold".to_owned()
-}
-
-fn no_hold() -> String {
-    "0s".to_owned()
-}
-
 /// A checked rule.
 ///
-/// In JSON or TOML: `name`, `kind` (only `threshold` yet), `metric`, `direction` (`above`, the default,
-/// or `below`), `raise`, `clear` (default: `raise`), `for` (default `0s`), `severity` (`info`,
-/// `warning`, the default, `error`, `critical`).
+/// In JSON or TOML every rule has `name`, `kind` (`threshold`, the default, `rate` or `silence`),
+/// `metric` and `severity` (`info`, `warning`, the default, `error`, `critical`), and
+/// - `threshold`: `direction` (`above`, the default, or `below`), `raise`, `clear` (default: `raise`),
+///   `for` (default `0s`);
+/// - `rate`: `direction` (`rising`, the default, `falling` or `either`), `raise` (the change), `within`
+///   (the stretch), `clear` (default: `raise`), `for` (default `0s`);
+/// - `silence`: `after`.
+///
+/// Durations are texts such as `10s`; see [`parse_duration`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rule {
     /// Its name: 1 to 64 of `A-Z a-z 0-9 _ - .`.
@@ -88,8 +76,197 @@ pub struct Rule {
     pub metric: String,
     /// How bad it is.
     pub severity: Severity,
+    /// What it looks for.
+    pub kind: Kind,
+}
+
+/// A rule of the kind `threshold`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ThresholdRule {
+    /// As of [`Rule`].
+    pub name: String,
+    /// As of [`Rule`].
+    pub metric: String,
+    /// As of [`Rule`].
+    pub severity: Severity,
     /// Its limits.
     pub threshold: Threshold,
+}
+
+/// Fields of every rule, and those of each kind beside them.
+const COMMON: &[&str] = &["name", "kind", "metric", "severity"];
+const THRESHOLD: &[&str] = &["direction", "raise", "clear", "for"];
+const RATE: &[&str] = &["direction", "raise", "clear", "within", "for"];
+const SILENCE: &[&str] = &["after"];
+
+/// The fields of a rule as they are read.
+struct Fields<'a> {
+    rule: &'a str,
+    map: &'a Map<String, Value>,
+}
+
+impl Fields<'_> {
+    fn wrong<T>(&self, field: &str, message: impl Into<String>) -> Result<T, RuleError> {
+        Err(RuleError {
+            rule: self.rule.chars().take(NAME_BYTES_MAX).collect(),
+            field: field.to_owned(),
+            message: message.into(),
+        })
+    }
+
+    fn text(&self, field: &str) -> Result<Option<&str>, RuleError> {
+        match self.map.get(field) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(_) => self.wrong(field, "must be a text in quotes"),
+        }
+    }
+
+    /// A number; null counts as left out only where a field may be.
+    fn number(&self, field: &str, must: bool) -> Result<Option<f64>, RuleError> {
+        match self.map.get(field) {
+            None if must => self.wrong(field, "is missing; give a number, such as 60.0"),
+            None => Ok(None),
+            Some(Value::Null) if !must => Ok(None),
+            Some(value) => match value.as_f64().filter(|n| n.is_finite()) {
+                Some(n) => Ok(Some(n)),
+                None => self.wrong(field, "must be a finite number, such as 60.0"),
+            },
+        }
+    }
+
+    fn duration(
+        &self,
+        field: &str,
+        default: Option<i64>,
+        min: i64,
+        max: i64,
+    ) -> Result<i64, RuleError> {
+        let Some(text) = self.text(field)? else {
+            return match default {
+                Some(default) => Ok(default),
+                None => self.wrong(field, "is missing; give a duration, such as \"5m\""),
+            };
+        };
+        match parse_duration(text) {
+            Ok(micros) if (min..=max).contains(&micros) => Ok(micros),
+            Ok(_) if min == 0 => self.wrong(field, format!("at most {}", format_duration(max))),
+            Ok(_) => {
+                let (min, max) = (format_duration(min), format_duration(max));
+                self.wrong(field, format!("must be {min} to {max}"))
+            }
+            Err(message) => self.wrong(field, message),
+        }
+    }
+
+    fn one_of<T: Copy + Default>(&self, field: &str, known: &[(&str, T)]) -> Result<T, RuleError> {
+        let Some(text) = self.text(field)? else {
+            return Ok(T::default());
+        };
+        match known.iter().find(|(name, _)| *name == text) {
+            Some((_, value)) => Ok(*value),
+            None => {
+                let names: Vec<String> = known.iter().map(|k| format!("{:?}", k.0)).collect();
+                self.wrong(field, format!("must be {}", or(&names)))
+            }
+        }
+    }
+
+    fn name(&self, field: &str, message: &str) -> Result<String, RuleError> {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+        match self.text(field)? {
+            None => self.wrong(field, format!("is missing; it {message}")),
+            Some(name)
+                if !name.is_empty()
+                    && name.len() <= NAME_BYTES_MAX
+                    && name.chars().all(allowed) =>
+            {
+                Ok(name.to_owned())
+            }
+            Some(_) => self.wrong(field, message),
+        }
+    }
+
+    /// That there are no other fields than those of the kind.
+    fn only(&self, kind: &str, known: &[&str]) -> Result<(), RuleError> {
+        let unknown =
+            |key: &&String| !COMMON.contains(&key.as_str()) && !known.contains(&key.as_str());
+        match self.map.keys().find(unknown) {
+            None => Ok(()),
+            Some(key) => {
+                let all = [COMMON, known].concat().join(", ");
+                let key: String = key.chars().take(NAME_BYTES_MAX).collect();
+                self.wrong(
+                    &key,
+                    format!("a rule of the kind {kind:?} has no such field; it has {all}"),
+                )
+            }
+        }
+    }
+
+    fn hold(&self) -> Result<i64, RuleError> {
+        self.duration("for", Some(0), 0, DAY)
+    }
+
+    fn threshold(&self) -> Result<Threshold, RuleError> {
+        let direction = self.one_of(
+            "direction",
+            &[("above", Direction::Above), ("below", Direction::Below)],
+        )?;
+        let raise = self.number("raise", true)?.unwrap_or_default();
+        let clear = self.number("clear", false)?.unwrap_or(raise);
+        let (crossed, side) = match direction {
+            Direction::Above => (clear > raise, "below"),
+            Direction::Below => (clear < raise, "above"),
+        };
+        if crossed {
+            let message = format!("{clear} must be {side} raise ({raise}) or equal to it");
+            return self.wrong("clear", message);
+        }
+        Ok(Threshold {
+            direction,
+            raise,
+            clear,
+            hold: self.hold()?,
+        })
+    }
+
+    fn rate(&self) -> Result<Rate, RuleError> {
+        let course = self.one_of(
+            "direction",
+            &[
+                ("rising", Course::Rising),
+                ("falling", Course::Falling),
+                ("either", Course::Either),
+            ],
+        )?;
+        let raise = self.number("raise", true)?.unwrap_or_default();
+        if raise <= 0.0 {
+            let message = "must be more than 0: by how much the value changes within `within`; for a \
+                           fall set direction = \"falling\"";
+            return self.wrong("raise", message);
+        }
+        let clear = self.number("clear", false)?.unwrap_or(raise);
+        if !(0.0..=raise).contains(&clear) {
+            let message = format!("{clear} must be 0 to raise ({raise})");
+            return self.wrong("clear", message);
+        }
+        Ok(Rate {
+            course,
+            raise,
+            clear,
+            within: self.duration("within", None, WITHIN_MIN, DAY)?,
+            hold: self.hold()?,
+        })
+    }
+}
+
+/// `a, b or c`.
+fn or(names: &[String]) -> String {
+    match names.split_last() {
+        Some((last, rest)) if !rest.is_empty() => format!("{} or {last}", rest.join(", ")),
+        _ => names.join(", "),
+    }
 }
 
 impl Rule {
@@ -97,95 +274,139 @@ impl Rule {
     ///
     /// **Errors**: [`RuleError`] names the field and the remedy.
     pub fn parse(json: &str) -> Result<Self, RuleError> {
-        let written: Written = serde_json::from_str(json).map_err(|e| RuleError {
-            rule: serde_json::from_str::<serde_json::Value>(json)
-                .ok()
-                .and_then(|v| v["name"].as_str().map(str::to_owned))
-                .unwrap_or_default(),
-            field: "json",
-            message: e.to_string(),
-        })?;
-        let err = |field, message: String| {
-            Err(RuleError {
-                rule: written.name.clone(),
-                field,
-                message,
-            })
+        match serde_json::from_str(json) {
+            Ok(value) => Self::from_value(&value),
+            Err(error) => Err(RuleError {
+                rule: String::new(),
+                field: "json".to_owned(),
+                message: error.to_string(),
+            }),
+        }
+    }
+
+    /// Reads and checks a rule that is JSON already.
+    ///
+    /// **Errors**: as [`Self::parse`].
+    pub fn from_value(value: &Value) -> Result<Self, RuleError> {
+        let none = Map::new();
+        let fields = Fields {
+            rule: value["name"].as_str().unwrap_or_default(),
+            map: value.as_object().unwrap_or(&none),
         };
-        let name_ok = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
-        let name = &written.name;
-        if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.chars().all(name_ok) {
-            return err("name", "must be 1 to 64 of A-Z a-z 0-9 _ - .".to_owned());
+        if !value.is_object() {
+            return fields.wrong("json", "must be an object, as {\"name\": …}");
         }
-        if written.kind != "threshold" {
-            return err(
-                "kind",
-                format!("{:?} is not known; write \"threshold\"", written.kind),
-            );
-        }
-        if written.metric.is_empty()
-            || written.metric.len() > 64
-            || !written.metric.chars().all(name_ok)
-        {
-            return err(
-                "metric",
-                "must be a metric name: 1 to 64 of A-Z a-z 0-9 _ - .".to_owned(),
-            );
-        }
-        let clear = written.clear.unwrap_or(written.raise);
-        if !written.raise.is_finite() || !clear.is_finite() {
-            return err("raise", "must be a finite number".to_owned());
-        }
-        let crossed = match written.direction {
-            Direction::Above => clear > written.raise,
-            Direction::Below => clear < written.raise,
-        };
-        if crossed {
-            let side = if written.direction == Direction::Above {
-                "below"
-            } else {
-                "above"
-            };
-            return err(
-                "clear",
-                format!(
-                    "{clear} must be {side} raise ({}) or equal to it",
-                    written.raise
-                ),
-            );
-        }
-        let hold = match parse_duration(&written.hold) {
-            Ok(hold) if hold <= HOLD_MAX => hold,
-            Ok(_) => return err("for", "at most 1d".to_owned()),
-            Err(message) => return err("for", message),
+        const NAME: &str = "must be 1 to 64 of A-Z a-z 0-9 _ - .";
+        const METRIC: &str = "must be a metric name: 1 to 64 of A-Z a-z 0-9 _ - .";
+        let name = fields.name("name", NAME)?;
+        let known = |kind: &str, known| fields.only(kind, known);
+        let kind = match fields.text("kind")?.unwrap_or(KINDS[0]) {
+            kind @ "threshold" => {
+                known(kind, THRESHOLD)?;
+                Kind::Threshold(fields.threshold()?)
+            }
+            kind @ "rate" => {
+                known(kind, RATE)?;
+                Kind::Rate(fields.rate()?)
+            }
+            kind @ "silence" => {
+                known(kind, SILENCE)?;
+                let after = fields.duration("after", None, AFTER_MIN, AFTER_MAX)?;
+                Kind::Silence(Silence { after })
+            }
+            other => {
+                let kinds = or(&KINDS.map(|k| format!("{k:?}")));
+                let other: String = other.chars().take(NAME_BYTES_MAX).collect();
+                return fields.wrong("kind", format!("{other:?} is not known; write {kinds}"));
+            }
         };
         Ok(Self {
-            name: written.name,
-            metric: written.metric,
-            severity: written.severity,
-            threshold: Threshold {
-                direction: written.direction,
-                raise: written.raise,
-                clear,
-                hold,
-            },
+            metric: fields.name("metric", METRIC)?,
+            severity: fields.one_of(
+                "severity",
+                &[
+                    ("info", Severity::Info),
+                    ("warning", Severity::Warning),
+                    ("error", Severity::Error),
+                    ("critical", Severity::Critical),
+                ],
+            )?,
+            name,
+            kind,
         })
     }
 
     /// The rule in JSON, with every default written out. Equal rules give equal texts.
     pub fn to_json(&self) -> String {
-        let t = &self.threshold;
-        let written = Written {
-            name: self.name.clone(),
-            kind: threshold_kind(),
-            metric: self.metric.clone(),
-            direction: t.direction,
-            raise: t.raise,
-            clear: Some(t.clear),
-            hold: format_duration(t.hold),
-            severity: self.severity,
+        // The order of fields is kept for ever: texts of rules are part of saved states.
+        #[derive(Serialize)]
+        struct Written<'a, D: Serialize> {
+            name: &'a str,
+            kind: &'a str,
+            metric: &'a str,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            direction: Option<D>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            raise: Option<f64>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            clear: Option<f64>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            within: Option<String>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            after: Option<String>,
+            #[serde(rename = "for", skip_serializing_if = "Option::is_none")]
+            hold: Option<String>,
+            severity: Severity,
+        }
+        fn text<D: Serialize>(written: &Written<'_, D>) -> String {
+            serde_json::to_string(written).unwrap_or_default()
+        }
+        fn begin<D: Serialize>(rule: &Rule, direction: Option<D>) -> Written<'_, D> {
+            Written {
+                name: &rule.name,
+                kind: rule.kind.name(),
+                metric: &rule.metric,
+                direction,
+                raise: None,
+                clear: None,
+                within: None,
+                after: None,
+                hold: None,
+                severity: rule.severity,
+            }
+        }
+        match &self.kind {
+            Kind::Threshold(t) => text(&Written {
+                raise: Some(t.raise),
+                clear: Some(t.clear),
+                hold: Some(format_duration(t.hold)),
+                ..begin(self, Some(t.direction))
+            }),
+            Kind::Rate(r) => text(&Written {
+                raise: Some(r.raise),
+                clear: Some(r.clear),
+                within: Some(format_duration(r.within)),
+                hold: Some(format_duration(r.hold)),
+                ..begin(self, Some(r.course))
+            }),
+            Kind::Silence(s) => text(&Written {
+                after: Some(format_duration(s.after)),
+                ..begin::<Direction>(self, None)
+            }),
+        }
+    }
+
+    /// The rule, if it is of the kind `threshold`.
+    pub fn threshold(&self) -> Option<ThresholdRule> {
+        let Kind::Threshold(threshold) = self.kind else {
+            return None;
         };
-        serde_json::to_string(&written).unwrap_or_default()
+        Some(ThresholdRule {
+            name: self.name.clone(),
+            metric: self.metric.clone(),
+            severity: self.severity,
+            threshold,
+        })
     }
 }
 
@@ -197,22 +418,134 @@ mod tests {
     fn a_rule_reads_back() {
         let text = r#"{"name":"hot","metric":"temperature","raise":80,"clear":75,"for":"10s","severity":"critical"}"#;
         let rule = Rule::parse(text).unwrap();
-        assert_eq!(rule.threshold.hold, 10_000_000);
-        assert_eq!(Rule::parse(&rule.to_json()), Ok(rule));
+        assert_eq!(rule.threshold().unwrap().threshold.hold, 10_000_000);
+        // Saved states hold this text: not a byte of it may change.
+        assert_eq!(
+            rule.to_json(),
+            r#"{"name":"hot","kind":"threshold","metric":"temperature","direction":"above","raise":80.0,"clear":75.0,"for":"10s","severity":"critical"}"#
+        );
+        for text in [
+            text,
+            r#"{"name":"r","kind":"rate","metric":"t","raise":5,"within":"1m"}"#,
+            r#"{"name":"r","kind":"rate","metric":"t","direction":"either","raise":5,"clear":0,"within":"10ms","for":"1d"}"#,
+            r#"{"name":"s","kind":"silence","metric":"t","after":"5m","severity":"info"}"#,
+        ] {
+            let rule = Rule::parse(text).unwrap();
+            assert_eq!(Rule::parse(&rule.to_json()), Ok(rule));
+        }
+        assert_eq!(
+            Rule::parse(r#"{"name":"s","kind":"silence","metric":"t","after":"300s"}"#)
+                .unwrap()
+                .to_json(),
+            r#"{"name":"s","kind":"silence","metric":"t","after":"5m","severity":"warning"}"#
+        );
     }
 
     #[test]
-    fn mistakes_name_the_field() {
-        let check = |text: &str, field: &str| {
-            let error = Rule::parse(text).unwrap_err();
+    fn mistakes_name_the_field_and_the_remedy() {
+        let check = |rest: &str, field: &str, remedy: &str| {
+            let text = format!(r#"{{"name":"a",{rest}}}"#);
+            let error = Rule::parse(&text).unwrap_err();
             assert_eq!(error.field, field, "{error}");
+            assert!(error.message.contains(remedy), "{error}");
+            assert_eq!(error.rule, "a");
         };
-        check(r#"{"name":"","metric":"t","raise":1}"#, "name");
-        check(r#"{"name":"a","metric":"@t","raise":1}"#, "metric");
-        check(r#"{"name":"a","metric":"t","raise":1,"clear":2}"#, "clear");
-        check(r#"{"name":"a","metric":"t","raise":1,"for":"ten"}"#, "for");
-        check(r#"{"name":"a","metric":"t","raise":1,"kind":"x"}"#, "kind");
-        check(r#"{"name":"a","metric":"t","raise":1,"rise":2}"#, "json");
-        check(r#"{"name":"a","metric":"t"}"#, "json");
+        check(r#""metric":"@t","raise":1"#, "metric", "1 to 64");
+        check(r#""raise":1"#, "metric", "is missing");
+        check(r#""metric":5,"raise":1"#, "metric", "text in quotes");
+        check(
+            r#""metric":"t","raise":1,"clear":2"#,
+            "clear",
+            "below raise",
+        );
+        check(
+            r#""metric":"t","raise":1,"clear":0,"direction":"below""#,
+            "clear",
+            "above raise",
+        );
+        check(r#""metric":"t","raise":1,"for":"ten""#, "for", "such as");
+        check(r#""metric":"t","raise":1,"for":"2d""#, "for", "at most 1d");
+        check(r#""metric":"t","raise":1,"for":5"#, "for", "text in quotes");
+        check(
+            r#""metric":"t","raise":1,"kind":"x""#,
+            "kind",
+            "\"rate\" or \"silence\"",
+        );
+        check(
+            r#""metric":"t","raise":1,"rise":2"#,
+            "rise",
+            "it has name, kind",
+        );
+        check(
+            r#""metric":"t","raise":1,"within":"1m""#,
+            "within",
+            "\"threshold\" has no such",
+        );
+        check(r#""metric":"t","raise":null"#, "raise", "finite number");
+        check(
+            r#""metric":"t","raise":1,"severity":"bad""#,
+            "severity",
+            "or \"critical\"",
+        );
+        check(
+            r#""metric":"t","raise":1,"direction":"up""#,
+            "direction",
+            "\"above\" or \"below\"",
+        );
+        check(r#""metric":"t""#, "raise", "is missing");
+        let rate = |rest: &str, field: &str, remedy: &str| {
+            check(
+                &format!(r#""kind":"rate","metric":"t",{rest}"#),
+                field,
+                remedy,
+            );
+        };
+        rate(r#""raise":1"#, "within", "is missing");
+        rate(r#""raise":-1,"within":"1m""#, "raise", "falling");
+        rate(r#""raise":0,"within":"1m""#, "raise", "more than 0");
+        rate(
+            r#""raise":1,"clear":-1,"within":"1m""#,
+            "clear",
+            "0 to raise (1)",
+        );
+        rate(
+            r#""raise":1,"clear":1.5,"within":"1m""#,
+            "clear",
+            "0 to raise",
+        );
+        rate(r#""raise":1,"within":"1ms""#, "within", "10ms to 1d");
+        rate(
+            r#""raise":1,"within":"1m","direction":"above""#,
+            "direction",
+            "\"either\"",
+        );
+        rate(
+            r#""raise":1,"within":"1m","after":"1m""#,
+            "after",
+            "no such field",
+        );
+        let silence = |rest: &str, field: &str, remedy: &str| {
+            check(
+                &format!(r#""kind":"silence","metric":"t"{rest}"#),
+                field,
+                remedy,
+            );
+        };
+        silence("", "after", "is missing");
+        silence(r#","after":"1ms""#, "after", "100ms to 30d");
+        silence(
+            r#","after":"1m","for":"1s""#,
+            "for",
+            "it has name, kind, metric, severity, after",
+        );
+        for (text, field) in [
+            (r#"{"name":"","metric":"t","raise":1}"#, "name"),
+            (r#"{"metric":"t","raise":1}"#, "name"),
+            ("[]", "json"),
+            ("{", "json"),
+            ("5", "json"),
+        ] {
+            assert_eq!(Rule::parse(text).unwrap_err().field, field, "{text}");
+        }
     }
 }

@@ -6,6 +6,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::episode::{Episode, Side, Transition, advance};
+
 /// On which side of the limit the fault is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -30,30 +32,6 @@ pub struct Threshold {
     pub hold: i64,
 }
 
-/// One episode that has begun and not ended. No episode = inactive.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Episode {
-    /// Event time of the first value beyond the limit, microseconds.
-    pub began: i64,
-    /// Whether it has lasted long enough.
-    pub firing: bool,
-}
-
-/// What a value did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Transition {
-    /// Nothing to tell.
-    None,
-    /// An episode began and waits for `for`.
-    Pending,
-    /// A pending episode was dropped.
-    Dropped,
-    /// An episode is firing now.
-    Fired,
-    /// A firing episode ended.
-    Resolved,
-}
-
 impl Threshold {
     /// Whether `value` is beyond the limit that begins an episode.
     #[inline]
@@ -72,41 +50,16 @@ impl Threshold {
     }
 
     /// Takes the next value in event-time order. `time` is in microseconds.
+    #[inline]
     pub fn step(&self, episode: &mut Option<Episode>, time: i64, value: f64) -> Transition {
-        match episode {
-            None if self.is_beyond(value) => {
-                let firing = self.hold == 0;
-                *episode = Some(Episode {
-                    began: time,
-                    firing,
-                });
-                if firing {
-                    Transition::Fired
-                } else {
-                    Transition::Pending
-                }
-            }
-            None => Transition::None,
-            Some(e) if e.firing => {
-                if self.is_clear(value) {
-                    *episode = None;
-                    Transition::Resolved
-                } else {
-                    Transition::None
-                }
-            }
-            Some(e) => {
-                if !self.is_beyond(value) {
-                    *episode = None;
-                    Transition::Dropped
-                } else if time.saturating_sub(e.began) >= self.hold {
-                    e.firing = true;
-                    Transition::Fired
-                } else {
-                    Transition::None
-                }
-            }
-        }
+        let side = if self.is_beyond(value) {
+            Side::Beyond
+        } else if self.is_clear(value) {
+            Side::Clear
+        } else {
+            Side::Between
+        };
+        advance(episode, time, side, self.hold)
     }
 }
 

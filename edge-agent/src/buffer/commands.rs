@@ -1,5 +1,6 @@
 //! What the buffer keeps for the commands of the device: a row per id, so that a command is known over
-//! any restart, and what must be assumed of ids that are no longer known.
+//! any restart, and what must be assumed of ids that are no longer known. Open episodes of rules are rows
+//! of the same table; their keys have a space, which no id has.
 
 use std::collections::BTreeMap;
 

@@ -43,6 +43,35 @@ pub struct Allowed {
     pub dry_run: bool,
 }
 
+impl Allowed {
+    /// Whether it takes these arguments, and whether they are all that it needs beside [`DEVICE`].
+    ///
+    /// **Errors**: the argument and what is wrong with it, for people.
+    pub(crate) fn check_args(&self, args: &BTreeMap<String, String>) -> Result<(), String> {
+        let names: BTreeSet<&str> = self.args.iter().flat_map(Template::names).collect();
+        for (key, value) in args {
+            let limit = self.limits.get(key);
+            let Some(limit) = limit.filter(|_| names.contains(key.as_str())) else {
+                return Err(format!(
+                    "{:?} takes no argument {:?}",
+                    self.name,
+                    shown(key)
+                ));
+            };
+            limit
+                .check(value)
+                .map_err(|reason| format!("argument {key:?}: {reason}"))?;
+        }
+        match names
+            .iter()
+            .find(|n| **n != DEVICE && !args.contains_key(**n))
+        {
+            Some(name) => Err(format!("the argument {name:?} is missing")),
+            None => Ok(()),
+        }
+    }
+}
+
 /// What the values of an argument may be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Limit {
@@ -213,7 +242,7 @@ impl Template {
         })
     }
 
-    fn fill(&self, values: &BTreeMap<String, String>) -> Result<String, String> {
+    pub(crate) fn fill(&self, values: &BTreeMap<String, String>) -> Result<String, String> {
         let mut out = String::new();
         for part in &self.0 {
             out.push_str(match part {
@@ -259,16 +288,7 @@ pub(crate) fn argv(
             "{name:?} is not allowed for the device {device}; add it to `devices` of the command"
         ));
     }
-    let names: BTreeSet<&str> = allowed.args.iter().flat_map(Template::names).collect();
-    for (key, value) in args {
-        let limit = allowed.limits.get(key);
-        let Some(limit) = limit.filter(|_| names.contains(key.as_str())) else {
-            return Err(format!("{name:?} takes no argument {:?}", shown(key)));
-        };
-        limit
-            .check(value)
-            .map_err(|reason| format!("argument {key:?}: {reason}"))?;
-    }
+    allowed.check_args(args)?;
     let mut values = args.clone();
     values.insert(DEVICE.to_owned(), device.as_str().to_owned());
     let argv = allowed

@@ -51,6 +51,8 @@ pub(super) struct Order {
     pub life: Option<(EventTime, EventTime)>,
     /// Why it was given, if that is known here.
     pub reason: Option<String>,
+    /// The monotonic time by which it must have started, if it was given on the device.
+    pub start_by: Option<Duration>,
 }
 
 /// What is to become of an order.

@@ -20,7 +20,7 @@ pub(crate) use allow::DEVICE;
 #[cfg(test)]
 pub(crate) use allow::argv;
 pub use allow::{Allowed, Characters, Limit, Template, TemplateError};
-pub use request::{Commands, Stopped};
+pub use request::{Commands, Local, Stopped};
 pub(crate) use service::start;
 
 use std::path::PathBuf;
@@ -136,4 +136,4 @@ fn identity(a: &Allowed, is_root: bool) -> Result<Option<(u32, u32)>, StartError
 #[cfg(test)]
 mod service_tests;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -49,7 +49,7 @@ impl Context {
             time: None,
             value: Value::Text(report.to_text().into()),
         };
-        match self.inbox.push_command(vec![reading], changes).await {
+        match self.inbox.push_command(vec![reading], changes, true).await {
             Ok(stored) => stored.await.is_ok(),
             Err(_) => false,
         }
@@ -57,6 +57,9 @@ impl Context {
 
     /// Why an order must not start any more, if so.
     pub fn too_late(&self, order: &Order) -> Option<String> {
+        if order.start_by.is_some_and(|by| self.mono() > by) {
+            return Some("it waited too long for its turn".to_owned());
+        }
         let (_, expires_at) = order.life?;
         expired(expires_at, self.now())
     }

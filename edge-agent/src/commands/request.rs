@@ -1,7 +1,9 @@
 //! The way to the service: from the connection, and from rules on the device.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
+use event::DeviceId;
 use event::command::Report;
 use tokio::sync::{mpsc, oneshot};
 
@@ -24,11 +26,26 @@ pub(super) enum Request {
     /// The bytes of a command.
     Remote(Vec<u8>),
     Local {
-        name: String,
-        args: BTreeMap<String, String>,
-        reason: String,
-        reply: oneshot::Sender<Report>,
+        local: Local,
+        reply: Option<oneshot::Sender<Report>>,
     },
+}
+
+/// A command that is given on the device itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Local {
+    /// Its id, which runs once for as long as it is remembered; none = a new one.
+    pub id: Option<String>,
+    /// The device it is for; none = the agent.
+    pub device: Option<DeviceId>,
+    /// Name on the allow-list.
+    pub name: String,
+    /// Values for the argument template.
+    pub args: BTreeMap<String, String>,
+    /// Why, for people.
+    pub reason: String,
+    /// It must start within this time from now; none = whenever its turn comes.
+    pub start_within: Option<Duration>,
 }
 
 /// A way to the service, and its end.
@@ -51,14 +68,28 @@ impl Commands {
         reason: &str,
     ) -> Result<Report, Stopped> {
         let (reply, result) = oneshot::channel();
-        let request = Request::Local {
+        let local = Local {
+            id: None,
+            device: None,
             name: name.to_owned(),
             args,
             reason: reason.to_owned(),
-            reply,
+            start_within: None,
         };
+        let reply = Some(reply);
+        let request = Request::Local { local, reply };
         self.requests.send(request).await.map_err(|_| Stopped)?;
         result.await.map_err(|_| Stopped)
+    }
+
+    /// Gives a command as [`Self::run_local`] does, and does not wait for its end. One whose id is known
+    /// already is not run again.
+    ///
+    /// **Errors**: the agent stops. Whether the command ran is in its reports.
+    pub async fn give_local(&self, local: Local) -> Result<(), Stopped> {
+        let reply = None;
+        let request = Request::Local { local, reply };
+        self.requests.send(request).await.map_err(|_| Stopped)
     }
 
     /// A message came on the command topic. Never waits: the cloud sends again what is not answered.

@@ -18,7 +18,7 @@ use super::allow::Allowed;
 use super::ledger::{Ledger, Order, Verdict};
 use super::prepare;
 use super::report::{Context, report_of, result};
-use super::request::{self, Commands, Request};
+use super::request::{self, Commands, Local, Request};
 use super::runner::{self, KILL_AFTER, Outcome, Program, Stop};
 use crate::buffer::{CommandChanges, SavedCommands};
 use crate::inbox::{Inbox, Position};
@@ -215,6 +215,7 @@ impl Worker {
                 args: BTreeMap::new(),
                 life: row.expires_at.map(|expires_at| (row.at, expires_at)),
                 reason: None,
+                start_by: None,
             };
             let reason = "the agent stopped while it ran; the outcome is unknown";
             self.conclude(order, State::Failed, reason.to_owned(), row.started);
@@ -223,7 +224,11 @@ impl Worker {
 
     fn take(&mut self, request: Request) {
         if self.tasks.len() >= TASKS_MAX {
-            tracing::warn!("too many commands at once; one was not taken");
+            let reason = match &request {
+                Request::Remote(_) => "it came from the cloud, which sends it again",
+                Request::Local { local, .. } => local.reason.as_str(),
+            };
+            tracing::warn!(reason, "too many commands at once; one was not taken");
             return;
         }
         match request {
@@ -245,25 +250,39 @@ impl Worker {
                     }
                 }
             }
-            Request::Local {
-                name,
-                args,
-                reason,
-                reply,
-            } => {
-                self.local += 1;
-                let order = Order {
-                    id: format!("local-{:016x}-{}", self.life, self.local),
-                    device: self.device.clone(),
-                    name,
-                    args,
-                    life: None,
-                    reason: Some(reason),
-                };
-                self.replies.insert(order.id.clone(), reply);
-                self.take_order(order);
-            }
+            Request::Local { local, reply } => self.take_local(local, reply),
         }
+    }
+
+    fn take_local(&mut self, local: Local, reply: Option<oneshot::Sender<Report>>) {
+        let known = |id: &String| {
+            self.waiting.contains(id)
+                || self.running.contains_key(id)
+                || self.ledger.get(id).is_some()
+        };
+        let id = match local.id {
+            Some(id) if known(&id) => {
+                tracing::debug!(id, "a command of this device was given again");
+                return;
+            }
+            Some(id) => id,
+            None => {
+                self.local += 1;
+                format!("local-{:016x}-{}", self.life, self.local)
+            }
+        };
+        if let Some(reply) = reply {
+            self.replies.insert(id.clone(), reply);
+        }
+        self.take_order(Order {
+            id,
+            device: local.device.unwrap_or_else(|| self.device.clone()),
+            name: local.name,
+            args: local.args,
+            life: None,
+            reason: Some(local.reason),
+            start_by: local.start_within.map(|w| self.context.mono() + w),
+        });
     }
 
     fn take_command(&mut self, command: Command) {
@@ -283,6 +302,7 @@ impl Worker {
             args: command.args,
             life: Some((command.issued_at, command.expires_at)),
             reason: None,
+            start_by: None,
         });
     }
 

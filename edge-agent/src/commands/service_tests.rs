@@ -194,6 +194,50 @@ async fn a_local_command_runs_by_the_same_rules_and_is_reported() {
 }
 
 #[tokio::test]
+async fn a_local_command_with_an_id_runs_once_and_not_late() {
+    let dir = tempfile::tempdir().unwrap();
+    let list = || vec![allowed("echo", "/bin/echo", &[]), sleeper("nap", "0.3")];
+    let local = |id: &str, name: &str, start_within| Local {
+        id: Some(id.to_owned()),
+        device: None,
+        name: name.to_owned(),
+        args: BTreeMap::new(),
+        reason: "rule hot".to_owned(),
+        start_within,
+    };
+    let device = Device::start(dir.path(), list(), Quality::None);
+    for _ in 0..20 {
+        let once = local("once", "echo", Some(Duration::from_secs(600)));
+        device.commands.give_local(once).await.unwrap();
+    }
+    // The second waits for the first, longer than it may.
+    for (id, within) in [("first", None), ("second", Some(Duration::from_millis(1)))] {
+        let nap = local(id, "nap", within);
+        device.commands.give_local(nap).await.unwrap();
+    }
+    device
+        .wait_for("the ends", |d| {
+            ["once", "second"]
+                .iter()
+                .all(|id| d.last(id).is_some_and(|r| r.state.is_final()))
+        })
+        .await;
+    assert_eq!(device.states("once"), [State::Running, State::Succeeded]);
+    assert_eq!(device.states("second"), [State::Expired]);
+    let late = device.last("second").unwrap().reason.unwrap();
+    assert!(late.contains("waited too long"), "{late}");
+    device.stop().await;
+    // The next life knows it.
+    let device = Device::start(dir.path(), list(), Quality::None);
+    let once = local("once", "echo", None);
+    device.commands.give_local(once).await.unwrap();
+    let args = BTreeMap::new();
+    device.commands.run_local("echo", args, "").await.unwrap();
+    assert_eq!(device.states("once"), []);
+    device.stop().await;
+}
+
+#[tokio::test]
 async fn one_at_a_time_per_name_and_four_at_once_and_few_wait() {
     let dir = tempfile::tempdir().unwrap();
     let names = ["a", "b", "c", "d", "e"];

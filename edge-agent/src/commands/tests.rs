@@ -9,7 +9,7 @@ use std::time::Duration;
 const NOW: i64 = 1_700_000_000;
 const MONO: Duration = Duration::from_secs(10);
 
-pub(super) fn allowed(name: &str, program: &str, args: &[&str]) -> Allowed {
+pub(crate) fn allowed(name: &str, program: &str, args: &[&str]) -> Allowed {
     let args: Vec<Template> = args.iter().map(|a| Template::new(a).unwrap()).collect();
     let text = |max_length| Limit::Text {
         max_length,
@@ -61,6 +61,7 @@ fn order(id: &str, name: &str, pairs: &[(&str, &str)]) -> Order {
         args: args(pairs),
         life: secs(NOW - 60).zip(secs(NOW + 60)),
         reason: None,
+        start_by: None,
     }
 }
 

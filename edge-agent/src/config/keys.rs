@@ -2,7 +2,7 @@
 
 use toml::{Table, Value};
 
-use super::{ConfigError, command, inputs, tls};
+use super::{ConfigError, command, inputs, rule, tls};
 
 const TOP: &[&str] = &[
     "agent",
@@ -20,6 +20,7 @@ const TOP: &[&str] = &[
     "tls",
     "source",
     "command",
+    "rule",
 ];
 const BUFFER: &[&str] = &[
     "bytes_max",
@@ -170,6 +171,13 @@ pub(super) fn check(table: &Table, origin: &str) -> Result<(), ConfigError> {
                     }
                 }
             }
+            ("rule", Value::Array(rules)) => {
+                for (i, item) in rules.iter().enumerate() {
+                    if let Value::Table(item) = item {
+                        all(item, &format!("rule[{i}]."), rule::KEYS, origin)?;
+                    }
+                }
+            }
             _ => {}
         }
     }
@@ -236,7 +244,16 @@ pub(super) fn every_key() -> Vec<String> {
     };
     plain("", TOP)
         .filter(|k| {
-            !["buffer", "uplink", "tls", "source", "command", "attributes"].contains(&k.as_str())
+            ![
+                "buffer",
+                "uplink",
+                "tls",
+                "source",
+                "command",
+                "rule",
+                "attributes",
+            ]
+            .contains(&k.as_str())
         })
         .chain(plain("buffer.", BUFFER))
         .chain(plain("uplink.", UPLINK))

@@ -8,6 +8,7 @@ mod inputs;
 mod keys;
 mod mqtt;
 mod raw;
+mod rule;
 mod sysfs;
 mod tail;
 mod tls;
@@ -28,7 +29,7 @@ use crate::sources::{
     Mapping, MappingError, TimeFormat, change, exec, file, host, own, socket, stdin,
 };
 use crate::uplink::{link, session};
-use crate::{buffer, commands, inbox};
+use crate::{buffer, commands, inbox, rules};
 
 /// What the environment variables begin with; `__` separates section and key, as in
 /// `TIDEWATCH_AGENT_BUFFER__BYTES_MAX`.
@@ -65,6 +66,8 @@ pub struct Settings {
     pub sources: Vec<Source>,
     /// What commands may do.
     pub commands: Vec<commands::Allowed>,
+    /// What the device looks for itself.
+    pub rules: Vec<rules::EdgeRule>,
 }
 
 /// One source.
@@ -308,6 +311,7 @@ fn settings(raw: Raw) -> Result<Settings, ConfigError> {
     let ms = Duration::from_millis;
     let sources = sources(&raw, &agent)?;
     let commands = command::commands(&raw.command)?;
+    let rules = rule::rules(&raw.rule, &commands, &agent)?;
     Ok(Settings {
         data_dir: raw.data_dir,
         log: raw.log,
@@ -356,6 +360,7 @@ fn settings(raw: Raw) -> Result<Settings, ConfigError> {
         },
         sources,
         commands,
+        rules,
         agent,
     })
 }

@@ -32,6 +32,7 @@ pub struct Raw {
     pub tls: Tls,
     pub source: Vec<Entry>,
     pub command: Vec<Command>,
+    pub rule: Vec<toml::Table>,
 }
 
 impl Default for Raw {
@@ -52,6 +53,7 @@ impl Default for Raw {
             tls: Tls::default(),
             source: Vec::new(),
             command: Vec::new(),
+            rule: Vec::new(),
         }
     }
 }

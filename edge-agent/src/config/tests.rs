@@ -328,6 +328,13 @@ fn the_sample_has_every_option() {
             );
         }
     }
+    let rules = table["rule"].as_array().unwrap();
+    for key in rule::KEYS {
+        assert!(
+            rules.iter().any(|r| r.get(*key).is_some()),
+            "{key} of [[rule]] is not in agent.sample.toml"
+        );
+    }
     let topics = sources.iter().find_map(|s| s.get("topics")).unwrap();
     let topics = topics.as_array().unwrap();
     for key in keys::TOPIC_KEYS {

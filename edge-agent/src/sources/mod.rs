@@ -37,6 +37,7 @@ pub use tags::TagRules;
 use crate::buffer::{Cursor, Faults};
 use crate::config::{Source, SourceKind};
 use crate::inbox::{self, Closed, Inbox, Position, Reading, SourceId, Ticket};
+use crate::rules::Rules;
 
 /// Devices whose attributes have been sent are remembered up to this number.
 const SEEN_MAX: usize = 65_536;
@@ -93,6 +94,7 @@ pub struct Feed {
     /// Where its series are made known as faults, if they are.
     faults: Option<Faults>,
     faults_full: bool,
+    rules: Rules,
     counts: Counts,
 }
 
@@ -125,6 +127,7 @@ impl Feed {
             filter: change::Filter::new(change::Settings::default()),
             faults: None,
             faults_full: false,
+            rules: Rules::default(),
             counts: Counts::default(),
         })
     }
@@ -138,6 +141,12 @@ impl Feed {
     /// Everything of this source is a fault: the buffer gives it up last.
     pub fn with_faults(mut self, faults: Faults) -> Self {
         self.faults = Some(faults);
+        self
+    }
+
+    /// Has rules look at every reading, those that are left out, too.
+    pub fn watched_by(mut self, rules: Rules) -> Self {
+        self.rules = rules;
         self
     }
 
@@ -186,6 +195,7 @@ impl Feed {
         cursor: Option<Vec<u8>>,
         position: Option<Position>,
     ) -> Result<(), Closed> {
+        self.rules.room().await;
         let taken = self.taken(line, readings);
         let cursor = self.cursor(cursor);
         if taken.is_empty() && cursor.is_none() {
@@ -210,6 +220,7 @@ impl Feed {
         cursor: Option<Vec<u8>>,
         urgent: bool,
     ) -> Result<Ticket, Closed> {
+        self.rules.room().await;
         let taken = self.taken(line, readings);
         let cursor = self.cursor(cursor);
         if taken.is_empty() && cursor.is_none() {
@@ -239,6 +250,7 @@ impl Feed {
                 self.refuse(line, &format!("{}: {reason}", reading.metric));
                 continue;
             }
+            self.rules.take(&reading);
             let now = || self.inbox.clock().wall();
             if !self.filter.passes(&reading, now) {
                 self.counts.left_out += 1;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use rules::{Episode, Rule, Transition};
+use rules::{Episode, Rule, ThresholdRule, Transition};
 
 use crate::cloud::{Open, Page};
 use crate::scenario::RULES;
@@ -21,7 +21,7 @@ struct Ended {
 /// All episodes so far.
 #[derive(Debug, Default)]
 pub struct Episodes {
-    rules: Vec<(usize, Rule)>,
+    rules: Vec<(usize, ThresholdRule)>,
     /// Newest event time of a series.
     newest: BTreeMap<(u16, u8), i64>,
     open: BTreeMap<Place, Episode>,
@@ -47,6 +47,7 @@ impl Episodes {
         self.rules.clear();
         for &at in rules {
             let rule = Rule::parse(RULES[at].json).map_err(|e| e.to_string())?;
+            let rule = rule.threshold().ok_or("not a threshold")?;
             self.rules.push((at, rule));
         }
         Ok(())

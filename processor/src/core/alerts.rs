@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use rules::{Direction, Episode, Rule, Transition};
+use rules::{Direction, Episode, ThresholdRule as Rule, Transition};
 use serde::{Deserialize, Serialize};
 use views::model::{Alert, Time};
 use xxhash_rust::xxh3::xxh3_64;

@@ -8,12 +8,13 @@ use std::collections::BTreeMap;
 
 use event::aggregate::AGGREGATES_MAX;
 use event::{AggregateSpec, Declaration};
-use rules::Rule;
+use rules::ThresholdRule;
 use serde::{Deserialize, Serialize};
 
 use super::aggregate::Aggregate;
 use super::effects::{Declarations, Effects};
 use super::group::Group;
+use super::kinds;
 use super::members::Past;
 use super::partition::Partition;
 
@@ -27,7 +28,7 @@ pub(crate) struct Declared {
 }
 
 fn rule_name(json: &str) -> Option<String> {
-    Rule::parse(json).ok().map(|r| r.name)
+    kinds::read(json).ok().map(|r| r.name)
 }
 
 impl Declared {
@@ -75,6 +76,11 @@ impl Declared {
 
 impl Partition {
     pub(crate) fn declare(&mut self, declaration: &Declaration, fx: &mut Effects) {
+        let refused = declaration
+            .rules
+            .iter()
+            .filter_map(|r| kinds::read(r).err());
+        fx.refused_rules.extend(refused);
         self.declared.config = declaration.clone();
         self.apply_declared(fx);
     }
@@ -98,9 +104,12 @@ impl Partition {
     }
 
     pub(crate) fn set_rule(&mut self, json: &str, fx: &mut Effects) {
-        if let Some(name) = rule_name(json) {
-            self.declared.rules.insert(name, Some(json.to_owned()));
-            self.apply_declared(fx);
+        match kinds::read(json) {
+            Ok(rule) => {
+                self.declared.rules.insert(rule.name, Some(json.to_owned()));
+                self.apply_declared(fx);
+            }
+            Err(error) => fx.refused_rules.push(error),
         }
     }
 
@@ -129,11 +138,11 @@ impl Partition {
 
     /// Brings aggregates and rules to what is declared. What is as before keeps its state.
     fn apply_declared(&mut self, fx: &mut Effects) {
-        let rules: Vec<Rule> = self
+        let rules: Vec<ThresholdRule> = self
             .declared
             .rules()
             .iter()
-            .filter_map(|json| Rule::parse(json).ok())
+            .filter_map(|json| kinds::read(json).ok())
             .collect();
         if rules != self.alerts.rules {
             let mut alerts = std::mem::take(&mut self.alerts);

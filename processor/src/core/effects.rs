@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use event::{AggregateSpec, RefusalReason};
+use rules::RuleError;
 use serde::{Deserialize, Serialize};
 use views::model::{Alert, Incident, QuarantineItem, Totals};
 use views::{CompletenessIndex, Group, LagReport, RowPart, StatusCounts};
@@ -100,4 +101,6 @@ pub struct Effects {
     pub summary: Option<Summary>,
     /// A new declaration.
     pub declared: Option<Declarations>,
+    /// Rules of records that cannot be run here; they are not declared.
+    pub refused_rules: Vec<RuleError>,
 }

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use event::{AggregateSpec, RefusalReason, Retention};
-use rules::Rule;
+use rules::ThresholdRule;
 use serde::{Deserialize, Serialize};
 use views::model::Totals;
 use xxhash_rust::xxh3::xxh3_64;
@@ -24,6 +24,7 @@ use super::flat;
 use super::flush::Scan;
 use super::group::{EMPTY, Group, SEALED};
 use super::held::Held;
+use super::kinds;
 use super::members::Past;
 use super::pane::Pane;
 use super::partition::Partition;
@@ -384,11 +385,11 @@ impl Partition {
         for (group, past) in rare.past {
             self.groups.get_mut(group as usize)?.members.past = past;
         }
-        let rules: Vec<Rule> = rare
+        let rules: Vec<ThresholdRule> = rare
             .declared
             .rules()
             .iter()
-            .filter_map(|json| Rule::parse(json).ok())
+            .filter_map(|json| kinds::read(json).ok())
             .collect();
         let devices = self.registry.len() as u32;
         let places = rare.active_alerts.iter().map(|a| a.0);

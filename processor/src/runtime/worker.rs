@@ -223,6 +223,12 @@ impl Worker {
             let mut fx = Effects::default();
             self.state()
                 .step(block.first.0, block.ingest_time, &block.records, &mut fx);
+            for error in fx.refused_rules.drain(..) {
+                tracing::error!(
+                    partition = self.number,
+                    "a rule of the log is not run: {error}"
+                );
+            }
             take(self, fx);
         }
         Ok(())

@@ -1,0 +1,130 @@
+//! The kinds of rules behind one face: a state, stepped with values and with the time that passes.
+
+use serde::{Deserialize, Serialize};
+
+use crate::episode::{Episode, Transition};
+use crate::rate::{Rate, Stretch};
+use crate::silence::Silence;
+use crate::threshold::Threshold;
+
+/// Names of the kinds, as they are declared.
+pub const KINDS: [&str; 3] = ["threshold", "rate", "silence"];
+
+/// What a rule looks for.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Kind {
+    /// A value beyond a limit.
+    Threshold(Threshold),
+    /// A value that changes too fast.
+    Rate(Rate),
+    /// No value.
+    Silence(Silence),
+}
+
+/// What is remembered of one rule on one series (a metric of a device): at most about 400 bytes.
+///
+/// It can be saved and read back. It belongs to the kind that made it ([`Kind::state`]).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    episode: Option<Episode>,
+    memory: Memory,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+enum Memory {
+    None,
+    Stretch(Stretch),
+    Heard(Option<i64>),
+}
+
+impl State {
+    /// The episode that is under way.
+    pub fn episode(&self) -> Option<Episode> {
+        self.episode
+    }
+}
+
+impl Kind {
+    /// The name in declarations.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Threshold(_) => KINDS[0],
+            Self::Rate(_) => KINDS[1],
+            Self::Silence(_) => KINDS[2],
+        }
+    }
+
+    /// The state of a series of which nothing is known: no episode. A silence begins with the first
+    /// value, or with `from`, in microseconds, if a value is awaited from then on.
+    pub fn state(&self, from: Option<i64>) -> State {
+        let memory = match self {
+            Self::Threshold(_) => Memory::None,
+            Self::Rate(_) => Memory::Stretch(Stretch::default()),
+            Self::Silence(_) => Memory::Heard(from),
+        };
+        State {
+            episode: None,
+            memory,
+        }
+    }
+
+    /// The state of a series of which only an episode is known that is under way. The next values tell
+    /// whether it is over; of a rate that is known only when a whole stretch has been seen.
+    pub fn resume(&self, episode: Episode) -> State {
+        let memory = match self {
+            Self::Threshold(_) => Memory::None,
+            Self::Rate(_) => Memory::Stretch(Stretch::blind()),
+            Self::Silence(_) => Memory::Heard(None),
+        };
+        State {
+            episode: Some(episode),
+            memory,
+        }
+    }
+
+    /// Takes the next value in event-time order; none = a value that is no number, of which only a
+    /// silence takes note. `time` is in microseconds.
+    pub fn step(&self, state: &mut State, time: i64, value: Option<f64>) -> Transition {
+        let episode = &mut state.episode;
+        match (self, &mut state.memory, value) {
+            (Self::Threshold(t), _, Some(value)) => t.step(episode, time, value),
+            (Self::Rate(r), Memory::Stretch(s), Some(value)) => r.step(s, episode, time, value),
+            (Self::Silence(s), Memory::Heard(last), _) => s.heard(last, episode, time),
+            // Text says nothing to a limit, and a state of another kind nothing to this one.
+            _ => Transition::None,
+        }
+    }
+
+    /// Time has come to `now`, microseconds of the clock that values are stepped with. Only silence
+    /// fires by itself.
+    pub fn pass(&self, state: &mut State, now: i64) -> Transition {
+        match (self, &state.memory) {
+            (Self::Silence(s), Memory::Heard(last)) => s.pass(*last, &mut state.episode, now),
+            _ => Transition::None,
+        }
+    }
+
+    /// The earliest time at which [`Self::pass`] has something to tell, if no value comes before.
+    pub fn due(&self, state: &State) -> Option<i64> {
+        match (self, &state.memory) {
+            (Self::Silence(s), Memory::Heard(last)) => s.due(*last, state.episode),
+            _ => None,
+        }
+    }
+
+    /// The clock of the values was set: what was measured by it before says nothing of the time since.
+    /// An episode that fires goes on; one that is pending, and the stretch of a rate, begin again.
+    pub fn clock_set(&self, state: &mut State) {
+        if matches!(self, Self::Silence(_)) {
+            return;
+        }
+        *state = match state.episode.filter(|e| e.firing) {
+            Some(episode) => self.resume(episode),
+            None => self.state(None),
+        };
+    }
+}
+
+#[cfg(test)]
+#[path = "kind_tests.rs"]
+mod tests;
