@@ -11,6 +11,9 @@ use clap::Parser;
 use edge_agent::{config, status};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// collects readings, keeps them on disk, and delivers each exactly once to a Tidewatch server
 #[derive(Debug, Parser)]
@@ -190,17 +193,20 @@ fn settings(args: &Args) -> anyhow::Result<edge_agent::Settings> {
 }
 
 fn start_log(filter: &str) -> anyhow::Result<()> {
-    let filter = tracing_subscriber::EnvFilter::try_new(filter)
+    let filter: Targets = filter
+        .parse()
         .with_context(|| format!("read the log filter {filter:?}"))?;
     // Colours are for people; a journal gets plain text.
     let colours = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(colours)
         // A log that cannot be written is reported by `eprintln!`, which panics where the log goes to
         // the same closed pipe.
-        .log_internal_errors(false)
+        .log_internal_errors(false);
+    tracing_subscriber::registry()
+        .with(lines)
+        .with(filter)
         .init();
     Ok(())
 }

@@ -169,7 +169,7 @@ fn killed_a_hundred_times_it_counts_every_accepted_event_once() {
                 _ => Manners::Silent,
             });
             let agent = Agent::start(dir);
-            std::thread::sleep(start.mul_f64(rng.random_range(0.0..2.0)));
+            std::thread::sleep(start.mul_f64(rng.random_range(0.0..1.5)));
             agent.kill(dir);
         }
         writing.store(true, Ordering::Relaxed);
