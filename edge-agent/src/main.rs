@@ -1,5 +1,7 @@
 //! `tidewatch-agent`: reads its configuration, runs the agent, and stops in order.
 
+mod help;
+
 use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -9,18 +11,24 @@ use clap::Parser;
 use edge_agent::{config, status};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
-/// Collects readings of this machine and its sensors, keeps them safe on disk, and delivers each
-/// exactly once to a Tidewatch server, however long the network is away.
-///
-/// Exit codes: 0 stopped in order (or done), 1 failed while running (with --exit-when-done also: a
-/// source could not be read), 2 configuration is wrong.
+/// collects readings, keeps them on disk, and delivers each exactly once to a Tidewatch server
 #[derive(Debug, Parser)]
-#[command(name = "tidewatch-agent", version)]
+#[command(
+    name = "tidewatch-agent",
+    version,
+    help_template = help::TEMPLATE,
+    before_long_help = help::DESCRIPTION,
+    after_help = "--help says all: configuration, files, environment, signals, exit codes and examples.",
+    after_long_help = help::after()
+)]
 struct Args {
     #[command(subcommand)]
     command: Option<Subcommand>,
-    /// Configuration file (TOML); agent.sample.toml documents every option
+    /// Configuration file (TOML); agent.sample.toml documents every key [default: none, so all defaults]
     #[arg(
         long,
         short,
@@ -29,22 +37,22 @@ struct Args {
         global = true
     )]
     config: Option<PathBuf>,
-    /// The cloud's MQTT endpoint, as mqtts://host:8883 or mqtt://host:1883
+    /// The cloud's MQTT endpoint, mqtts://host:8883 or mqtt://host:1883 [default: mqtt://127.0.0.1:1883]
     #[arg(long, value_name = "URL", global = true)]
     server: Option<String>,
-    /// The agent's id
+    /// The agent's id, 1 to 128 bytes without . * > + # / and white space [default: the host name]
     #[arg(long, value_name = "ID", global = true)]
     agent: Option<String>,
-    /// Directory of the durable buffer
+    /// Directory of the durable buffer [default: tidewatch-agent-data]
     #[arg(long, value_name = "DIR", global = true)]
     data_dir: Option<String>,
-    /// Log filter, as info or debug
+    /// Log filter: error, warn, info, debug, or as "warn,edge_agent=debug" [default: info]
     #[arg(long, value_name = "FILTER", global = true)]
     log: Option<String>,
-    /// Stop when all sources have ended and everything is acknowledged
+    /// Stop when all sources have ended and everything is acknowledged [default: run on]
     #[arg(long, global = true)]
     exit_when_done: bool,
-    /// Any other option, as --set buffer.bytes_max=100000000 (may be given many times)
+    /// Any other key, as --set buffer.bytes_max=100000000; may be given many times [default: none]
     #[arg(long, value_name = "KEY=VALUE", value_parser = pair, global = true)]
     set: Vec<(String, String)>,
 }
@@ -52,12 +60,28 @@ struct Args {
 /// Without a command the agent runs.
 #[derive(Debug, Clone, Copy, clap::Subcommand)]
 enum Subcommand {
-    /// Check the configuration, certificates and password file, and that the files to replay have the columns
-    /// it names
+    /// Run the agent until it is told to stop; the same as no command
+    #[command(
+        help_template = help::TEMPLATE,
+        before_long_help = help::DESCRIPTION,
+        after_long_help = help::after()
+    )]
+    Run,
+    /// Check the configuration and the files it names, and change nothing
+    #[command(
+        help_template = help::TEMPLATE,
+        before_long_help = help::CHECK,
+        after_long_help = help::CHECK_AFTER
+    )]
     Check,
     /// Ask the agent that runs on the data directory how it is
+    #[command(
+        help_template = help::TEMPLATE,
+        before_long_help = help::STATUS,
+        after_long_help = help::STATUS_AFTER
+    )]
     Status {
-        /// One line of JSON
+        /// One line of JSON [default: text for people]
         #[arg(long)]
         json: bool,
     },
@@ -170,17 +194,20 @@ fn settings(args: &Args) -> anyhow::Result<edge_agent::Settings> {
 }
 
 fn start_log(filter: &str) -> anyhow::Result<()> {
-    let filter = tracing_subscriber::EnvFilter::try_new(filter)
+    let filter: Targets = filter
+        .parse()
         .with_context(|| format!("read the log filter {filter:?}"))?;
     // Colours are for people; a journal gets plain text.
     let colours = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(colours)
         // A log that cannot be written is reported by `eprintln!`, which panics where the log goes to
         // the same closed pipe.
-        .log_internal_errors(false)
+        .log_internal_errors(false);
+    tracing_subscriber::registry()
+        .with(lines)
+        .with(filter)
         .init();
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 mod cloud;
 mod mqtt;
+mod program;
 mod tail;
 
 use std::collections::BTreeMap;
@@ -39,7 +40,7 @@ impl Agent {
     }
 
     fn command(dir: &Path) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tidewatch-agent"));
+        let mut command = program::agent();
         command.arg("--config").arg(dir.join("agent.toml"));
         command
     }
@@ -360,8 +361,7 @@ fn wrong_configuration_is_exit_code_2_and_check_does_not_start() {
     let path = dir.path().join("agent.toml");
     let run = |text: &str| {
         std::fs::write(&path, text).unwrap();
-        let program = env!("CARGO_BIN_EXE_tidewatch-agent");
-        let out = Command::new(program)
+        let out = program::agent()
             .arg("check")
             .arg("--config")
             .arg(&path)

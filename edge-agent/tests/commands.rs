@@ -1,11 +1,12 @@
 //! Commands to the program as a whole: what is delivered, what runs, and what comes back.
 
 mod cloud;
+mod program;
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command as Process, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use cloud::{Cloud, Faults, Stored};
@@ -42,7 +43,7 @@ impl Agent {
             .create(true)
             .append(true)
             .open(dir.join("log"));
-        let child = Process::new(env!("CARGO_BIN_EXE_tidewatch-agent"))
+        let child = program::agent()
             .arg("--config")
             .arg(path)
             .stdin(Stdio::null())
@@ -401,7 +402,7 @@ fn a_program_that_is_not_there_is_wrong_configuration() {
     )
     .unwrap();
     for check in [&["check"][..], &[]] {
-        let out = Process::new(env!("CARGO_BIN_EXE_tidewatch-agent"))
+        let out = program::agent()
             .arg("--config")
             .arg(&path)
             .args(check)

@@ -3,6 +3,7 @@
 
 // Shared with the tests of the program as a whole, which use more of it.
 mod cloud;
+mod program;
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -35,7 +36,7 @@ impl Agent {
              reconnect_min_ms = 20\nreconnect_max_ms = 100\n{sources}"
         );
         std::fs::write(&path, config).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_tidewatch-agent"))
+        let child = program::agent()
             .arg("--config")
             .arg(path)
             .env("TIDEWATCH_AGENT_PASSWORD", "secret")

@@ -3,6 +3,7 @@
 
 mod broker;
 mod cloud;
+mod program;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -61,7 +62,7 @@ impl Agent {
     }
 
     fn command(dir: &Path) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tidewatch-agent"));
+        let mut command = program::agent();
         command.arg("--config").arg(dir.join("agent.toml"));
         command
     }

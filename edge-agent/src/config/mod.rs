@@ -598,4 +598,6 @@ fn file_source(
 }
 
 #[cfg(test)]
+mod sample_tests;
+#[cfg(test)]
 mod tests;

@@ -257,7 +257,7 @@ fn what_every_source_has_is_read_for_each_kind() {
     assert!(host.on_change.is_off() && host.attributes.is_empty());
 }
 
-const SAMPLE: &str = include_str!("../../agent.sample.toml");
+pub(super) const SAMPLE: &str = include_str!("../../agent.sample.toml");
 
 /// The sample with every `# key = value` line made real.
 pub(super) fn sample_without_comments() -> String {

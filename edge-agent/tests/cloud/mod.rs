@@ -59,6 +59,8 @@ pub(crate) enum Manners {
 pub(crate) struct Stored {
     pub(crate) events: BTreeMap<(Incarnation, u64), Sample>,
     pub(crate) duplicates: u64,
+    /// Bytes of the batches that were stored, headers and checksums included.
+    pub(crate) payload_bytes: u64,
     pub(crate) connections: u64,
     pub(crate) client_ids: Vec<(String, String)>,
     pub(crate) headers: Vec<BatchHeader>,
@@ -317,6 +319,7 @@ impl Cloud {
                 ack.ranges.push(range);
             }
             self.store(header, &columns);
+            self.stored().payload_bytes += publish.payload.len() as u64;
         }
         if happens(faults.lose_ack) {
             return true;
