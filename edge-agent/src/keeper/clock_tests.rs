@@ -12,6 +12,7 @@ use crate::buffer::{self, Buffer, UNCERTAIN};
 use crate::clock::tests::{Fake, SECOND, T};
 use crate::clock::{Clock, Quality};
 use crate::inbox::{self, Position, Reading, SourceId};
+use crate::room::Room;
 use crate::uplink::session;
 
 /// What the cloud has heard.
@@ -68,6 +69,7 @@ impl Process {
             flush_interval: Duration::ZERO,
             dir: dir.to_owned(),
             reopen: Box::new(|_| panic!("the disk is not full")),
+            room: Room::of(dir, 0),
             full_wait: FULL_WAIT,
             full: None,
             told_full: None,

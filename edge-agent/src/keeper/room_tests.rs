@@ -53,6 +53,7 @@ fn while_the_disk_is_short_of_room_the_buffer_does_not_grow() {
         full: None,
         told_full: None,
         failed: None,
+        clock_offset_us: inbox.clock().guess_us(),
     };
     let kept = std::thread::spawn(move || keeper.run(core));
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -68,8 +69,8 @@ fn while_the_disk_is_short_of_room_the_buffer_does_not_grow() {
         let began = Instant::now();
         loop {
             let clock = inbox.clock();
-            let (wall, state) = (clock.wall(), clock.state());
-            let s = health.snapshot(clock.monotonic(), wall, state, Process::default(), None);
+            let (wall, report) = (clock.wall(), clock.report());
+            let s = health.snapshot(clock.monotonic(), wall, report, Process::default(), None);
             if s.backlog_events + s.dropped_events == groups * GROUP {
                 return s;
             }
