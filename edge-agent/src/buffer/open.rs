@@ -342,7 +342,7 @@ fn load(
         (state, lineage)
     };
     tx.commit()?;
-    Ok(Buffer::assemble(
+    let mut buffer = Buffer::assemble(
         db,
         agent.clone(),
         settings.clone(),
@@ -350,8 +350,9 @@ fn load(
         index,
         lineage,
         gaps,
-        unplaced,
-    ))
+    );
+    buffer.unplaced = unplaced;
+    Ok(buffer)
 }
 
 fn check_identity(row: &[u8], agent: &AgentId) -> Result<(), OpenError> {

@@ -111,7 +111,6 @@ impl Buffer {
         index: Index,
         lineage: BTreeMap<Incarnation, Ancestor>,
         gaps: BTreeMap<ChunkKey, Gap>,
-        unplaced: Unplaced,
     ) -> Self {
         Self {
             db,
@@ -121,7 +120,7 @@ impl Buffer {
             index,
             lineage,
             gaps,
-            unplaced,
+            unplaced: Unplaced::default(),
             tail: None,
             changes: Changes::default(),
             decoded: VecDeque::new(),
