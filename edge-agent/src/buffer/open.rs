@@ -352,7 +352,7 @@ fn load(
         (state, lineage)
     };
     tx.commit()?;
-    Ok(Buffer::assemble(
+    let mut buffer = Buffer::assemble(
         db,
         agent.clone(),
         settings.clone(),
@@ -360,8 +360,9 @@ fn load(
         index,
         lineage,
         gaps,
-        unplaced,
-    ))
+    );
+    buffer.unplaced = unplaced;
+    Ok(buffer)
 }
 
 fn check_identity(row: &[u8], agent: &AgentId) -> Result<(), OpenError> {

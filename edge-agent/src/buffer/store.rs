@@ -126,7 +126,6 @@ impl Buffer {
         index: Index,
         lineage: BTreeMap<Incarnation, Ancestor>,
         gaps: BTreeMap<ChunkKey, Gap>,
-        unplaced: Unplaced,
     ) -> Self {
         Self {
             db,
@@ -136,7 +135,7 @@ impl Buffer {
             index,
             lineage,
             gaps,
-            unplaced,
+            unplaced: Unplaced::default(),
             room: overflow::State::default(),
             age: age::State::default(),
             tail: None,

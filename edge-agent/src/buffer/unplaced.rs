@@ -92,11 +92,14 @@ pub(super) struct Unplaced {
     bytes: u64,
 }
 
+/// What is known of a chunk, and its bytes.
+type Row = (ChunkMeta, Vec<u8>);
+
 /// What has changed since the last commit.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
     boots: BTreeMap<u64, Option<Boot>>,
-    rows: BTreeMap<(u64, u64), Option<(ChunkMeta, Vec<u8>)>>,
+    rows: BTreeMap<(u64, u64), Option<Row>>,
 }
 
 /// What one step of placing has done.

@@ -79,3 +79,40 @@ fn after_an_outage_live_data_passes_the_backlog_and_the_watermark_stays_behind()
     assert_eq!(headers[3][1].low_watermark, at(3502));
     assert_eq!(headers[4][0].low_watermark, at(3504));
 }
+
+#[test]
+fn readings_without_a_time_hold_the_watermark_until_they_are_placed() {
+    let agent = AgentId::new("gw").unwrap();
+    let at = |second| EventTime::from_secs(START + second);
+    let settings = buffer::Settings::default();
+    let opened = open_backend(InMemoryBackend::new(), &agent, &settings, 1, at(0));
+    let settings = session::Settings::default();
+    let mut core = Core::new(agent, opened.unwrap(), settings, 1 << 20, 1);
+    core.append(&[], &[], false, at(7)).unwrap();
+    let mut reading = samples(0..1);
+    reading[0].time = EventTime(3_000_000);
+    core.hold("a", &reading, true).unwrap();
+    core.append(&[], &[], true, at(7)).unwrap();
+    let said = |core: &mut Core, seconds: u64| {
+        core.connected();
+        let stamp = Stamp {
+            wall: at(500),
+            floor: at(500),
+            boottime_us: 0,
+            clock: ClockState::default(),
+        };
+        match core.poll(Duration::from_secs(seconds), &stamp).unwrap() {
+            Some(Outgoing::Batch { payload, .. }) => batch::peek(&payload).unwrap().0,
+            other => panic!("{other:?}"),
+        }
+    };
+    let header = said(&mut core, 1);
+    assert_eq!((header.count, header.low_watermark), (0, at(7)));
+    assert_eq!(header.held.events, 1);
+    // The boot began at 100.
+    let begin = at(100).as_micros();
+    assert_eq!(core.place("a", begin, at(500)).unwrap().unwrap().events, 1);
+    let header = said(&mut core, 2);
+    assert_eq!((header.count, header.low_watermark), (1, at(500)));
+    assert_eq!(header.held.oldest, Some(at(103)));
+}

@@ -593,4 +593,32 @@ fn the_clock_offset_comes_from_the_shortest_way() {
     // A slow answer changes nothing.
     let offset = exchange(&mut s, 2, t, t + 5_010_000, t + 5_020_000, t + 9_000_000);
     assert_eq!(offset, Some(5_000_000));
+    // The agent's clock is set right, while an answer is on its way, too.
+    s.sent(SECOND, EventTime(t), 3, None, Announcement::default());
+    s.clock_moved(5_000_000);
+    assert_eq!(s.clock_offset_us(), Some(0));
+    let ack = Ack {
+        tx_no: 3,
+        cloud_received_at: EventTime(t + 5_000_005),
+        cloud_sent_at: EventTime(t + 5_000_005),
+        ..Ack::default()
+    };
+    let answer = s.ack(SECOND, EventTime(t + 5_000_010), &ack);
+    assert_eq!(answer.clock, Some((0, 10)));
+}
+
+#[test]
+fn events_wait_for_the_clock_and_heartbeats_ask_for_the_time() {
+    let mut w = World::holding(small(), 3);
+    w.session.let_events_wait(true);
+    assert_eq!(w.pump(), [(1, None)]);
+    assert_eq!(w.pump(), []);
+    // Not after a whole heartbeat, but as soon as an answer may be lost.
+    let next = w.session.next_wake(false).unwrap();
+    assert_eq!(next, w.now + small().ack_timeout.min(small().heartbeat));
+    w.now = next;
+    assert_eq!(w.pump(), [(2, None)]);
+    w.session.let_events_wait(false);
+    assert!(w.pump().iter().all(|(_, range)| range.is_some()));
+    assert!(w.session.in_flight() > 0);
 }
