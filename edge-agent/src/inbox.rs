@@ -703,6 +703,30 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn news_of_a_command_may_wait_until_there_is_a_hurry() {
+        let inbox = inbox(Settings {
+            commit_interval: Duration::from_secs(3600),
+            ..Settings::default()
+        });
+        let now = || inbox.wait(Some(inbox.clock.monotonic()), false).1;
+        // Nothing waits: the hurry is forgotten.
+        inbox.hurry();
+        let push = async |urgent| {
+            let changes = CommandChanges::default();
+            let push = inbox.push_command(vec![reading(None)], changes, urgent);
+            push.await.unwrap()
+        };
+        let mut stored = push(false).await;
+        assert!(now().is_none());
+        inbox.hurry();
+        inbox.stored(now().unwrap());
+        stored.try_recv().unwrap();
+        push(false).await;
+        push(true).await;
+        assert_eq!(now().unwrap().samples.len(), 2);
+    }
+
+    #[tokio::test]
     async fn a_full_inbox_makes_sources_wait_and_a_closed_one_refuses() {
         let inbox = inbox(Settings {
             events_max: 4,

@@ -26,7 +26,9 @@ impl Agent {
     fn start(dir: &Path, cloud: &Cloud, rules: &str) -> Self {
         let ran = dir.join("ran");
         std::fs::create_dir_all(&ran).unwrap();
-        let template = format!("{}/{{rule}}_{{dev}}_{{value}}.XXXXXXXX", ran.display());
+        // What it replaces by something unique.
+        let unique = "X".repeat(8);
+        let template = format!("{}/{{rule}}_{{dev}}_{{value}}.{unique}", ran.display());
         let (server, data) = (format!("mqtt://{}", cloud.address), dir.join("data"));
         let config = format!(
             "agent = \"gw-1\"\nserver = {server:?}\ndata_dir = {data:?}\nlog = \"info\"\n\

@@ -8,6 +8,9 @@ use super::*;
 use crate::clock::{Clock, Quality};
 use crate::{commands, inbox};
 
+/// What does not come in this time does not come.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 fn hot() -> EdgeRule {
     let json = r#"{"name":"hot","metric":"t","raise":80}"#;
     EdgeRule {
@@ -67,7 +70,13 @@ impl Device {
 
     /// Stores until all is done.
     async fn store(&mut self, events: usize) {
+        let began = std::time::Instant::now();
         while self.stored.len() < events {
+            assert!(
+                began.elapsed() < PATIENCE,
+                "{} of {events} came",
+                self.stored.len()
+            );
             let now = self.inbox.clock().monotonic();
             // Only what is urgent: nothing waits for the next commit.
             if let (_, Some(pending)) = self.inbox.wait(Some(now), false) {
@@ -126,7 +135,9 @@ async fn an_alert_and_the_start_of_its_command_are_one_transaction() {
     let allowed = commands::tests::allowed("true", "/bin/true", &[]);
     let device = Device::start_with(vec![rule], Vec::new(), vec![allowed]);
     device.rules.take(&reading("a", 90.0));
+    let began = std::time::Instant::now();
     let pending = loop {
+        assert!(began.elapsed() < PATIENCE, "nothing came");
         tokio::time::sleep(Duration::from_millis(1)).await;
         let now = device.inbox.clock().monotonic();
         if let (_, Some(pending)) = device.inbox.wait(Some(now), false) {
@@ -188,7 +199,7 @@ async fn when_the_agent_stops_nobody_waits_for_rules() {
     let patience = Duration::from_millis(100);
     assert!(timeout(patience, device.rules.room()).await.is_err());
     device.inbox.close();
-    device.rules.room().await;
+    timeout(PATIENCE, device.rules.room()).await.unwrap();
     device.rules.take(&reading("more", 90.0));
-    device.rules.room().await;
+    timeout(PATIENCE, device.rules.room()).await.unwrap();
 }
