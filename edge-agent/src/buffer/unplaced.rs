@@ -359,11 +359,12 @@ impl Buffer {
         let (Some(offset), Some(no)) = (offset, no) else {
             return Ok(None);
         };
-        let (first, before) = (self.next_seq(), self.index.bytes());
+        let before = self.index.bytes();
         let result = self.place_step(no, now, offset).and_then(|placed| {
+            // None of it is new: what is placed is older than what still waits, and goes before it.
             let accepted = SeqRange {
                 incarnation: self.incarnation(),
-                first,
+                first: self.next_seq(),
                 last: self.state.last_seq,
             };
             self.make_room(accepted, before)?;

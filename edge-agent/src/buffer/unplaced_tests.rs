@@ -263,6 +263,7 @@ fn a_full_buffer_drops_what_has_a_time_first_and_declares_the_rest_once_placed()
     let dir = tempfile::tempdir().unwrap();
     let settings = Settings {
         bytes_max: 4000,
+        overflow: crate::buffer::Overflow::DropOldest,
         chunk_events_max: 20,
         ..Settings::default()
     };
