@@ -711,18 +711,17 @@ mod tests {
         let now = || inbox.wait(Some(inbox.clock.monotonic()), false).1;
         // Nothing waits: the hurry is forgotten.
         inbox.hurry();
-        let push = async |urgent| {
+        let push = |urgent| {
             let changes = CommandChanges::default();
-            let push = inbox.push_command(vec![reading(None)], changes, urgent);
-            push.await.unwrap()
+            inbox.push_command(vec![reading(None)], changes, urgent)
         };
-        let mut stored = push(false).await;
+        let mut stored = push(false).await.unwrap();
         assert!(now().is_none());
         inbox.hurry();
         inbox.stored(now().unwrap());
         stored.try_recv().unwrap();
-        push(false).await;
-        push(true).await;
+        push(false).await.unwrap();
+        push(true).await.unwrap();
         assert_eq!(now().unwrap().samples.len(), 2);
     }
 
