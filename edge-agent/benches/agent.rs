@@ -297,7 +297,8 @@ fn accept_all() -> Vec<Value> {
         let fields: Vec<String> = values.iter().map(|(k, v)| format!("{k}={v}")).collect();
         writeln!(lines, "room,device={device} {}", fields.join(",")).unwrap();
     }
-    let socket = "[[source]]\nkind = \"socket\"\nlisten = \"unix-stream://SOCKET\"\n";
+    let socket =
+        "[[source]]\nkind = \"socket\"\nlisten = \"unix-stream://SOCKET\"\nformat = \"line\"\n";
     vec![
         accept("stdin, JSON lines", STDIN, &rounds.concat(), None),
         accept("socket, line protocol", socket, &lines, Some("")),
