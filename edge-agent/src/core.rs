@@ -99,6 +99,7 @@ impl Core {
         volatile: bool,
         until: EventTime,
     ) -> Result<Option<SeqRange>, BufferError> {
+        self.buffer.sending(self.session.sending());
         self.buffer.append(samples, cursors, volatile, until)
     }
 
@@ -125,7 +126,12 @@ impl Core {
         until: EventTime,
     ) -> Result<Option<Placed>, BufferError> {
         self.buffer.note_offset(boot_id, offset_us);
-        self.buffer.place(boot_id, until)
+        let placed = self.buffer.place(boot_id, until)?;
+        if placed.is_some() {
+            // What was placed is of the past: it waits its turn under the cloud's budget.
+            self.session.backlog_ends(self.buffer.end());
+        }
+        Ok(placed)
     }
 
     /// Whether the agent's time is known (it is at first), and whether events are to wait as long as it is

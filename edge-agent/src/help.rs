@@ -35,13 +35,14 @@ Configuration:
     [uplink]           batches (events, bytes), acknowledgements, reconnecting, keep-alive (ms, s)
     [tls]              certificates, key and names for mqtts://
     [[source]]         what is read: host, agent, stdin, file, socket, exec, sysfs, mqtt, tail
-    [[command]]        programs that the server may have run [default: none]";
+    [[command]]        programs that the server may have run [default: none]
+    [[rule]]           what it looks for without the server: threshold, rate, silence [default: none]";
 
 const FILES: &str = "\
 Files:
   agent.toml            the configuration, wherever --config says; there is no default place
   DATA_DIR/buffer.redb  what the server has not acknowledged yet; of damaged ones two are kept beside
-                        it, as buffer.redb.damaged-TIME
+                        it, as buffer.redb.damaged-TIME-LIFE
   DATA_DIR/incarnation  number of the last start, for when the buffer is lost
   DATA_DIR/reserve      1 MiB that is given up when the disk is full
   DATA_DIR/status.sock  socket at which a running agent answers `status`

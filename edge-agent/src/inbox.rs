@@ -26,7 +26,8 @@ pub struct Settings {
     pub commit_events: usize,
     /// So many waiting bytes (before compression) are committed at once.
     pub commit_bytes: usize,
-    /// Most samples that wait; a source that has more must wait itself.
+    /// Most samples that wait, a text counted one more for each 64 bytes of it; a source that has more must
+    /// wait itself.
     pub events_max: usize,
     /// A source that can read its input again waits while the buffer holds more than this, bytes.
     pub replay_backlog_max: u64,
@@ -101,6 +102,8 @@ pub(crate) enum News {
     Stop(Duration),
 }
 
+/// Bytes of a text that take as much room as a reading.
+const TEXT_UNIT: usize = 64;
 /// What a sample without a text is counted as, bytes: about what it takes before compression.
 const SAMPLE_BYTES: usize = 40;
 
@@ -219,7 +222,7 @@ impl Pending {
     }
 
     fn is_empty(&self) -> bool {
-        self.len() == 0 && self.cursors.is_empty()
+        self.len() == 0 && self.cursors.is_empty() && self.commands.is_empty()
     }
 
     fn len(&self) -> usize {
@@ -336,6 +339,16 @@ impl Inbox {
         self.on_disk.subscribe()
     }
 
+    /// What readings take of the room for those that wait: one each, and long texts one more for each
+    /// [`TEXT_UNIT`], so that the limit bounds memory, too.
+    fn permits(&self, readings: &[Reading]) -> usize {
+        let permits = readings.iter().map(|r| match &r.value {
+            Value::Text(text) => 1 + text.len() / TEXT_UNIT,
+            Value::Number(_) | Value::Bool(_) => 1,
+        });
+        permits.sum::<usize>().min(self.settings.events_max.max(1))
+    }
+
     async fn accept(
         &self,
         source: SourceId,
@@ -345,7 +358,7 @@ impl Inbox {
         urgent: bool,
         volatile: bool,
     ) -> Result<Ticket, Closed> {
-        let permits = readings.len().min(self.settings.events_max.max(1));
+        let permits = self.permits(&readings);
         let permit = self
             .room
             .acquire_many(permits as u32)
@@ -391,7 +404,7 @@ impl Inbox {
         changes: CommandChanges,
         urgent: bool,
     ) -> Result<oneshot::Receiver<()>, Closed> {
-        let permits = readings.len().min(self.settings.events_max.max(1));
+        let permits = self.permits(&readings);
         let permit = self
             .room
             .acquire_many(permits as u32)
@@ -467,6 +480,11 @@ impl Inbox {
             .send_if_modified(|b| std::mem::replace(b, bytes) != bytes);
     }
 
+    /// Whether sources are far from having to wait: less than half of the room is taken.
+    pub(crate) fn has_room(&self) -> bool {
+        self.room.available_permits() > self.settings.events_max / 2
+    }
+
     #[cfg(test)]
     pub(crate) fn has_waiting(&self) -> bool {
         self.room.available_permits() < self.settings.events_max
@@ -475,8 +493,10 @@ impl Inbox {
     /// The present time, or earlier: what waits here and cannot be read again has no time before it. A
     /// commit now leaves nothing older behind that a power cut could take. None while the clock is not set.
     pub(crate) fn stored_until(&self) -> Option<EventTime> {
+        // Before what waits is looked at: if the clock is set between the two, too little is said, not too much.
+        let now = self.clock.now();
         let state = self.lock_placed();
-        let Now::Wall(wall) = self.clock.now() else {
+        let Now::Wall(wall) = now else {
             return None;
         };
         let waiting = state.pending.earliest_volatile;
@@ -552,8 +572,10 @@ impl Inbox {
     /// This moment, for a transmission. None while a source does not know yet where it stands.
     pub(crate) fn stamp(&self) -> Option<Stamp> {
         let clock = self.clock.state();
+        // As in `stored_until`.
+        let now = self.clock.now();
         let state = self.lock_placed();
-        let (wall, present) = match self.clock.now() {
+        let (wall, present) = match now {
             Now::Wall(wall) => (wall, wall),
             // What is stamped now may turn out to be as early as what is on disk.
             Now::Boot(_) => (self.clock.wall(), self.clock.on_disk()),
@@ -727,34 +749,35 @@ mod tests {
 
     #[tokio::test]
     async fn a_full_inbox_makes_sources_wait_and_a_closed_one_refuses() {
-        let inbox = inbox(Settings {
-            events_max: 4,
-            ..Settings::default()
-        });
-        let source = inbox.register(Position::Live);
-        // More than fit at all: taken whole, because a group belongs to one transaction.
-        inbox
-            .push(source, vec![reading(None); 6], None, None, false)
-            .await
-            .unwrap();
-        let (pushing, shared) = (inbox.clone(), inbox.clone());
-        let waiting = tokio::spawn(async move {
-            pushing
-                .push(source, vec![reading(None)], None, None, false)
-                .await
-        });
-        tokio::task::yield_now().await;
-        assert!(!waiting.is_finished());
-        let pending = shared.wait(None, true).1.unwrap();
-        shared.stored(pending);
-        waiting.await.unwrap().unwrap();
-        inbox.close();
-        assert_eq!(
-            inbox
-                .push(source, vec![reading(None)], None, None, false)
-                .await,
-            Err(Closed)
-        );
+        let long = Reading {
+            value: Value::Text("x".repeat(3 * TEXT_UNIT).as_str().into()),
+            ..reading(None)
+        };
+        // More than fit at all: taken whole, because a group belongs to one transaction. A long text takes as
+        // much room.
+        for group in [vec![reading(None); 6], vec![long]] {
+            let inbox = inbox(Settings {
+                events_max: 4,
+                ..Settings::default()
+            });
+            let source = inbox.register(Position::Live);
+            let push = async |inbox: &Inbox, group| {
+                let push = inbox.push(source, group, None, None, false);
+                push.await
+            };
+            push(&inbox, group).await.unwrap();
+            let mut waiting = Box::pin(push(&inbox, vec![reading(None)]));
+            tokio::select! {
+                biased;
+                _ = &mut waiting => panic!("there is no room"),
+                () = tokio::task::yield_now() => {}
+            }
+            let pending = inbox.wait(None, true).1.unwrap();
+            inbox.stored(pending);
+            waiting.await.unwrap();
+            inbox.close();
+            assert_eq!(push(&inbox, vec![reading(None)]).await, Err(Closed));
+        }
     }
 
     #[tokio::test]

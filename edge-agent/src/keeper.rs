@@ -253,7 +253,13 @@ impl Keeper {
                 let until = self.stored_until(core);
                 core.flush(until)?;
             }
-            let placed = self.place(core)?;
+            // On a full disk the room is for deleting. With nothing else to send it is tried when room is
+            // looked for.
+            let only_untimed = core.buffer().held().events == core.buffer().unplaced();
+            let may_place = self
+                .full
+                .is_none_or(|full| now >= full.look_at && only_untimed);
+            let placed = if may_place { self.place(core)? } else { None };
             self.look_for_room(core, now);
             dirty_since = core.buffer().is_dirty().then(|| dirty_since.unwrap_or(now));
             let (buffer, offset) = (core.buffer(), core.session().clock_offset_us());
@@ -343,6 +349,9 @@ impl Keeper {
             self.tell_time(core, now);
             let dropped = core.expire(now)?;
             if dropped > 0 {
+                // Before the next watermark leaves them out.
+                let until = self.stored_until(core);
+                core.flush(until)?;
                 tracing::warn!(
                     dropped,
                     "events were held for longer than buffer.age_max_s: they are dropped and declared lost"

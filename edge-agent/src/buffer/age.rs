@@ -31,6 +31,9 @@ const SETTLE: Duration = Duration::from_secs(600);
 /// Most chunks dropped in one round, unless a 64th of all is more.
 const CHUNKS_A_ROUND: usize = 64;
 
+/// A stamp further ahead of the present, seconds, is of a clock that was wrong.
+const AHEAD_MAX: u32 = 86_400;
+
 /// What is known of the time.
 #[derive(Debug, Default)]
 pub(super) struct State {
@@ -118,7 +121,9 @@ impl Buffer {
             while left > 0
                 && let Some((key, meta)) = self.index.oldest_of(kind)
             {
-                let stored = if meta.stored == 0 { first } else { meta.stored };
+                // Stored under no clock, or one that was ahead.
+                let unknown = meta.stored == 0 || meta.stored > now.saturating_add(AHEAD_MAX);
+                let stored = if unknown { first } else { meta.stored };
                 if now.saturating_sub(stored) <= age_max {
                     break;
                 }

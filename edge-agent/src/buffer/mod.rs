@@ -11,7 +11,7 @@
 //! # Format (redb file `buffer.redb`, every commit with quick repair)
 //! ```text
 //! meta     "identity" -> postcard { format: u16, agent: str }
-//!          "state"    -> postcard { incarnation, last_seq, committed_at, clean, volatile, volatile_before, spoke, unclean?, unclean_until?, unclean_behind? }
+//!          "state"    -> postcard { incarnation, last_seq, committed_at, clean, volatile, volatile_before, spoke, unclean?, unclean_until?, unclean_behind?, behind_from? }
 //!          "commands" -> postcard { forgotten_until?, lost_at? }   of commands without a row
 //! chunks   (inc_no, inc_rand, first_seq) -> events first_seq.. as one batch (event/FORMAT.md)
 //! index    (inc_no, inc_rand, first_seq) -> (count, bytes, min_time, max_time, stored, kind)

@@ -24,7 +24,7 @@ const SUSPECT: &str = "check-at-next-start";
 /// Damaged files kept for a person to look at; older ones are removed.
 const ASIDE_MAX: usize = 2;
 
-const FORMAT: u16 = 3;
+const FORMAT: u16 = 4;
 const IDENTITY: &str = "identity";
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -48,7 +48,7 @@ pub struct Opened {
 /// Opens the buffer in `dir` (made if it is not there) and draws a new incarnation: stored counter
 /// plus one and the random bits `rand`. Both are on disk when this returns.
 ///
-/// A damaged file is renamed to `buffer.redb.damaged-<time>` (two are kept), its loss is declared as
+/// A damaged file is renamed to `buffer.redb.damaged-<time>-<life>` (two are kept), its loss is declared as
 /// an unclean stretch of time, and a new file begins. `now` is the agent's present time, 0 if it is not
 /// known.
 ///
@@ -93,7 +93,10 @@ fn open_once(
         now,
     );
     if let Err(OpenError::Damaged(what)) = &result {
-        let aside = dir.join(format!("{FILE_NAME}.damaged-{}", now.as_micros()));
+        let aside = dir.join(format!(
+            "{FILE_NAME}.damaged-{}-{known_no}",
+            now.as_micros()
+        ));
         fs::rename(&path, &aside).map_err(io_error("set aside the damaged buffer", &path))?;
         tracing::error!(
             error = %what, kept = %aside.display(),
@@ -126,6 +129,7 @@ fn open_once(
     };
     let untold = [buffer.state.unclean, buffer.state.unclean_behind];
     let untold = untold.into_iter().flatten().map(|u| u.from);
+    let untold = untold.chain(buffer.state.behind_from);
     let held = [buffer.held().oldest, buffer.unplaced_floor()];
     let floor = held
         .into_iter()
@@ -337,6 +341,7 @@ fn load(
             unclean: last.as_ref().and_then(|last| last.unclean),
             unclean_until: last.as_ref().and_then(|last| last.unclean_until),
             unclean_behind: last.as_ref().and_then(|last| last.unclean_behind),
+            behind_from: last.as_ref().and_then(|last| last.behind_from),
         };
         // What was taken since the last commit may be lost, if the last life did not end in order and had a
         // source that cannot read again.
@@ -361,6 +366,7 @@ fn load(
         lineage,
         gaps,
     );
+    buffer.room.waiting = unplaced.bytes();
     buffer.unplaced = unplaced;
     Ok(buffer)
 }
@@ -467,7 +473,8 @@ fn remove_old_asides(dir: &Path) {
                 .is_some_and(|n| n.starts_with(&prefix))
         })
         .collect();
-    asides.sort();
+    // Not by name: the clock may not have been set.
+    asides.sort_by_key(|p| fs::metadata(p).and_then(|m| m.modified()).ok());
     for old in asides.iter().rev().skip(ASIDE_MAX) {
         let _ = fs::remove_file(old);
     }
@@ -762,7 +769,8 @@ mod tests {
         drop(tx.open_table(index).unwrap());
         tx.commit().unwrap();
         let error = check_identity(&row, &agent("gw")).unwrap_err();
-        assert!(error.to_string().contains("it has format 2"), "{error}");
+        let said = format!("it has format {}", FORMAT - 1);
+        assert!(error.to_string().contains(&said), "{error}");
         drop(db);
         let floor = EventTime::from_secs(50);
         Sidecar { no: 4, floor }.write(dir.path()).unwrap();

@@ -31,7 +31,7 @@ use event::{DeviceId, EventTime, GapReason, MetricName, Sample, SeqRange, Value}
 use serde::{Deserialize, Serialize};
 
 use super::index::{ChunkKey, ChunkMeta, Kind};
-use super::store::meta_of;
+use super::store::{CHUNK_RAW_BYTES_MAX, meta_of, raw_bytes};
 use super::{Buffer, BufferError, chunk};
 
 /// What is done when the buffer is over its limit.
@@ -71,10 +71,14 @@ pub(super) struct State {
     /// The last chunk that was read in order to be summed up; it and those before it are not tried again.
     tried: Option<ChunkKey>,
     summed_up: u64,
+    /// Bytes of what has no time yet, after the last append.
+    pub(super) waiting: u64,
+    /// What is on its way: a watermark that leaves its times out may have been heard.
+    sending: Vec<SeqRange>,
 }
 
 /// Whether summing up made room enough.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Compacted {
     Enough,
     /// The append has done its share.
@@ -102,15 +106,30 @@ impl Buffer {
         self.room.limit = bytes.map(|n| n.max(LIMIT_MIN));
     }
 
+    /// Takes what is on its way to the cloud: it is not summed up.
+    pub(crate) fn sending(&mut self, ranges: Vec<SeqRange>) {
+        self.room.sending = ranges;
+    }
+
     /// Makes room if the buffer is over its limit. `accepted` is what this append has brought, `before`
     /// the size before it.
     pub(super) fn make_room(&mut self, accepted: SeqRange, before: u64) -> Result<(), BufferError> {
         // What has a time makes room first, down to nothing; see `unplaced`.
-        let limit = self.bytes_max().saturating_sub(self.unplaced.bytes());
+        let before = before + self.room.waiting;
+        let waiting = self.unplaced.bytes();
+        let limit = self.bytes_max().saturating_sub(waiting);
+        let mut most = self.bytes_max();
         if self.index.bytes() > limit {
-            self.make_room_down_to(limit, accepted, before)?;
+            let before_here = before.saturating_sub(waiting);
+            if self.make_room_down_to(limit, accepted, before_here)? == Compacted::Paused {
+                // Summing up goes on with the next append: no reason to drop what waits.
+                most = most.max(before);
+            }
         }
-        self.drop_unplaced_over_limit();
+        self.drop_unplaced_over(most);
+        // Faults go last.
+        self.drop_down_to(most.saturating_sub(self.unplaced.bytes()), accepted, true);
+        self.room.waiting = self.unplaced.bytes();
         Ok(())
     }
 
@@ -119,13 +138,15 @@ impl Buffer {
         limit: u64,
         accepted: SeqRange,
         before: u64,
-    ) -> Result<(), BufferError> {
+    ) -> Result<Compacted, BufferError> {
+        let mut done = Compacted::Enough;
         let goal = match self.settings.overflow {
             Policy::DropOldest => limit,
             Policy::Compact => {
                 let slack = limit - limit / 8;
-                match self.compact_down_to(slack, limit, accepted)? {
-                    Compacted::Enough => return Ok(()),
+                done = self.compact_down_to(slack, limit, accepted)?;
+                match done {
+                    Compacted::Enough => return Ok(done),
                     Compacted::Paused => limit.max(before),
                     // Dropped summaries leave room for raw events to gather in, so that there are many to a
                     // summary. Nothing else is dropped before it must be.
@@ -134,11 +155,12 @@ impl Buffer {
                 }
             }
         };
-        self.drop_down_to(goal, accepted);
-        Ok(())
+        let waits = self.unplaced.events() > 0;
+        self.drop_down_to(goal, accepted, !waits);
+        Ok(done)
     }
 
-    fn drop_down_to(&mut self, goal: u64, accepted: SeqRange) {
+    fn drop_down_to(&mut self, goal: u64, accepted: SeqRange, faults: bool) {
         while self.index.bytes() > goal {
             let [raw, summary, fault] = [Kind::Raw, Kind::Summary, Kind::Fault].map(|kind| {
                 let oldest = self.index.oldest_of(kind);
@@ -147,7 +169,7 @@ impl Buffer {
             // A summary has a new number but is as old as what it tells of.
             let by_age = |(key, meta): &(ChunkKey, ChunkMeta)| (meta.stored, meta.min_time, *key);
             let oldest = raw.into_iter().chain(summary).min_by_key(by_age);
-            let Some((key, meta)) = oldest.or(fault) else {
+            let Some((key, meta)) = oldest.or(fault.filter(|_| faults)) else {
                 return;
             };
             self.declare_lost(key, meta, GapReason::Overflow);
@@ -188,6 +210,8 @@ impl Buffer {
             .raw_since(tried.map_or(oldest, |t| t.max(oldest)))
             .skip_while(|(key, _)| Some(*key) <= tried)
             .take_while(|(key, meta)| !is_of(*key, meta, accepted))
+            // A summary of it would bring the times back. It is dropped when its turn comes.
+            .filter(|(key, meta)| !self.room.sending.iter().any(|r| is_of(*key, meta, *r)))
             .take(GROUP_CHUNKS_MAX)
             .collect()
     }
@@ -219,7 +243,19 @@ impl Buffer {
         let summary = group.into_samples();
         let mut rows = Vec::new();
         let (mut first, mut bytes_after) = (self.next_seq(), 0);
-        for part in summary.chunks(self.settings.chunk_events_max.max(1) as usize) {
+        let mut rest = summary.as_slice();
+        while !rest.is_empty() {
+            // As large as an ordinary chunk may be.
+            let mut raw = 0;
+            let most = self.settings.chunk_events_max.max(1) as usize;
+            let fits = |sample: &&Sample| {
+                let fits = raw < CHUNK_RAW_BYTES_MAX;
+                raw += raw_bytes(sample);
+                fits
+            };
+            let n = rest.iter().take(most).take_while(fits).count();
+            let (part, more) = rest.split_at(n);
+            rest = more;
             let bytes = chunk::encode(&self.agent, inc, first, part)?;
             bytes_after += bytes.len() as u64;
             if bytes_after > bytes_before / 2 {

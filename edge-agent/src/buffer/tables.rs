@@ -47,6 +47,8 @@ pub(super) struct State {
     /// Another stretch, under a clock that is far behind that time: which of the two clocks was wrong is not
     /// known, so both are told.
     pub unclean_behind: Option<TimeRange>,
+    /// Where one more begins that belongs to that one, and ends when the clock is set at all.
+    pub behind_from: Option<EventTime>,
 }
 
 impl State {
@@ -54,11 +56,15 @@ impl State {
     /// not known: they are after `from`, or between the setting back and `now`.
     pub(super) fn add_unclean(&mut self, from: EventTime, now: EventTime) {
         let behind = |until: EventTime| until.as_micros().saturating_sub(now.as_micros());
-        if self.unclean_until.is_some_and(|until| behind(until) >= DAY) {
-            // Of times before 2020 nothing is counted: that clock was never set.
-            if now >= FIRST_TIME {
-                let of_this = stretch(from, now);
-                self.unclean_behind = Some(joined(self.unclean_behind, of_this));
+        if let Some(until) = self.unclean_until.filter(|until| behind(*until) >= DAY) {
+            if from.as_micros() > until.as_micros().saturating_sub(DAY) {
+                // Under the far clock: more of that stretch.
+                self.unclean = Some(joined(self.unclean, TimeRange { from, to: from }));
+            } else if now >= FIRST_TIME {
+                self.unclean_behind = Some(joined(self.unclean_behind, stretch(from, now)));
+            } else if from >= FIRST_TIME {
+                // The clock is not set yet. (Of times before 2020 nothing is counted.)
+                self.behind_from = Some(self.behind_from.map_or(from, |f| f.min(from)));
             }
             return;
         }
@@ -71,6 +77,14 @@ impl State {
 
     /// Ends a stretch whose end was not known, if the clock is right again; whether it did.
     pub(super) fn know_time(&mut self, now: EventTime) -> bool {
+        let behind = now >= FIRST_TIME && self.behind_from.is_some();
+        if let Some(from) = self.behind_from.take_if(|_| behind) {
+            self.unclean_behind = Some(joined(self.unclean_behind, stretch(from, now)));
+        }
+        self.end_far_stretch(now) || behind
+    }
+
+    fn end_far_stretch(&mut self, now: EventTime) -> bool {
         if self.unclean_until.is_none_or(|until| until > now) {
             return false;
         }

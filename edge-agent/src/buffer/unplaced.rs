@@ -350,11 +350,12 @@ impl Buffer {
             return Ok(None);
         };
         let offset = self.unplaced.boots.get(&now).and_then(|b| b.offset_us);
+        // One of a later number (the id of a boot came again) waits for the next boot.
         let no = self
             .unplaced
             .boots
-            .keys()
-            .copied()
+            .range(..=now)
+            .map(|(no, _)| *no)
             .find(|no| self.unplaced.holds(*no));
         let (Some(offset), Some(no)) = (offset, no) else {
             return Ok(None);
@@ -375,9 +376,9 @@ impl Buffer {
         self.poison_on_error(result).map(Some)
     }
 
-    /// Drops the oldest readings without a time while the buffer is over its limit, but not the last chunk.
-    pub(super) fn drop_unplaced_over_limit(&mut self) {
-        let limit = self.bytes_max();
+    /// Drops the oldest readings without a time while the buffer holds more than `limit` bytes, but not the last
+    /// chunk.
+    pub(super) fn drop_unplaced_over(&mut self, limit: u64) {
         while self.index.bytes() + self.unplaced.bytes() > limit && self.unplaced.rows.len() > 1 {
             let Some((&key, &meta)) = self.unplaced.rows.first_key_value() else {
                 return;

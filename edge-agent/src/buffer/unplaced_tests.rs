@@ -10,6 +10,7 @@ use event::{
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
+use super::overflow::Policy;
 use super::*;
 
 const SECOND: i64 = 1_000_000;
@@ -263,7 +264,7 @@ fn a_full_buffer_drops_what_has_a_time_first_and_declares_the_rest_once_placed()
     let dir = tempfile::tempdir().unwrap();
     let settings = Settings {
         bytes_max: 4000,
-        overflow: crate::buffer::Overflow::DropOldest,
+        overflow: Policy::DropOldest,
         chunk_events_max: 20,
         ..Settings::default()
     };

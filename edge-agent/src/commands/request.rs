@@ -44,8 +44,8 @@ pub struct Local {
     pub args: BTreeMap<String, String>,
     /// Why, for people.
     pub reason: String,
-    /// It must start within this time from now; none = whenever its turn comes.
-    pub start_within: Option<Duration>,
+    /// The monotonic time by which it must have started; none = whenever its turn comes.
+    pub start_by: Option<Duration>,
 }
 
 /// A way to the service, and its end.
@@ -74,7 +74,7 @@ impl Commands {
             name: name.to_owned(),
             args,
             reason: reason.to_owned(),
-            start_within: None,
+            start_by: None,
         };
         let reply = Some(reply);
         let request = Request::Local { local, reply };

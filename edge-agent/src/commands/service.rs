@@ -155,7 +155,8 @@ impl Worker {
         loop {
             tokio::select! {
                 () = stop.soon.cancelled() => break,
-                request = incoming.recv(), if open => match request {
+                // Beyond that who gives commands waits: rules in the channel, the cloud by sending again.
+                request = incoming.recv(), if open && self.tasks.len() < TASKS_MAX => match request {
                     Some(request) => self.take(request),
                     None => open = false,
                 },
@@ -223,14 +224,6 @@ impl Worker {
     }
 
     fn take(&mut self, request: Request) {
-        if self.tasks.len() >= TASKS_MAX {
-            let reason = match &request {
-                Request::Remote(_) => "it came from the cloud, which sends it again",
-                Request::Local { local, .. } => local.reason.as_str(),
-            };
-            tracing::warn!(reason, "too many commands at once; one was not taken");
-            return;
-        }
         match request {
             Request::Remote(payload) => {
                 let command = Command::decode(&payload)
@@ -281,7 +274,7 @@ impl Worker {
             args: local.args,
             life: None,
             reason: Some(local.reason),
-            start_by: local.start_within.map(|w| self.context.mono() + w),
+            start_by: local.start_by,
         });
     }
 

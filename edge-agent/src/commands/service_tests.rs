@@ -197,13 +197,13 @@ async fn a_local_command_runs_by_the_same_rules_and_is_reported() {
 async fn a_local_command_with_an_id_runs_once_and_not_late() {
     let dir = tempfile::tempdir().unwrap();
     let list = || vec![allowed("echo", "/bin/echo", &[]), sleeper("nap", "0.3")];
-    let local = |id: &str, name: &str, start_within| Local {
+    let local = |id: &str, name: &str, start_by| Local {
         id: Some(id.to_owned()),
         device: None,
         name: name.to_owned(),
         args: BTreeMap::new(),
         reason: "rule hot".to_owned(),
-        start_within,
+        start_by,
     };
     let device = Device::start(dir.path(), list(), Quality::None);
     for _ in 0..20 {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use event::{AgentId, DeviceId};
-use rules::{Kind, Rule, parse_duration};
+use rules::{Direction, Kind, Rule, parse_duration};
 use toml::{Table, Value};
 
 use super::{ConfigError, nearest};
@@ -229,6 +229,7 @@ impl Entry<'_> {
         // The command decides as it will then; of what is not known yet with an example.
         let value = match rule.kind {
             Kind::Silence(_) => None,
+            Kind::Threshold(t) if t.direction == Direction::Below => Some(t.raise.min(2.5) - 1.0),
             Kind::Threshold(_) | Kind::Rate(_) => Some(1.5),
         };
         let example = DeviceId::new("device-1").map_err(|e| wrong(e.to_string()))?;

@@ -170,8 +170,14 @@ impl Engine {
         }
     }
 
-    /// Takes a reading of a watched metric as it comes. Returns whether there is something to do.
-    pub fn take(&mut self, reading: &Reading, wall: EventTime, mono: Duration) -> bool {
+    /// Takes a reading of a watched metric as it comes. `is_set` is whether the clock is; one that is not is
+    /// behind, so what seems to be ahead of it may be of now. Returns whether there is something to do.
+    pub fn take(
+        &mut self,
+        reading: &Reading,
+        (wall, is_set): (EventTime, bool),
+        mono: Duration,
+    ) -> bool {
         self.look_at_clock(wall, mono);
         let acts = self.acts.len();
         let Some(indexes) = self.by_metric.get(reading.metric.as_str()).cloned() else {
@@ -185,7 +191,8 @@ impl Engine {
                 continue;
             }
             let age = wall.0.saturating_sub(time.0);
-            if age.saturating_abs() > micros(rule.stale_after) {
+            let limit = micros(rule.stale_after);
+            if age > limit || (is_set && age < -limit) {
                 self.counts.stale += 1;
                 if is_logged(self.counts.stale) {
                     // For the status.
@@ -254,7 +261,13 @@ impl Engine {
             // As in the cloud: it says nothing of now.
             return;
         }
-        series.newest = series.newest.max(time);
+        series.newest = if is_silence {
+            // Of the last one heard, even if the clock was set back; and never that of the episode before, of
+            // which the command has run.
+            time.saturating_add(i64::from(time == series.since))
+        } else {
+            series.newest.max(time)
+        };
         series.heard = mono;
         let value = reading.value.as_number();
         let steps_at = if is_silence { micros(mono) } else { time };
@@ -269,7 +282,7 @@ impl Engine {
                 let again = std::mem::take(&mut series.give_again);
                 if again && series.state.episode().is_some() {
                     let since = series.since;
-                    let command = self.command(index, &reading.device, value, since);
+                    let command = self.command(index, &reading.device, value, since, mono);
                     self.acts.push_back(Act {
                         alert: None,
                         row: None,
@@ -290,7 +303,11 @@ impl Engine {
             if !matches!(kind, Kind::Silence(_)) {
                 continue;
             }
+            let mut again = Vec::new();
             let fires = |(device, series): (&DeviceId, &mut Series)| {
+                if std::mem::take(&mut series.give_again) {
+                    again.push((device.clone(), series.since));
+                }
                 let fired = kind.pass(&mut series.state, now) == Transition::Fired;
                 fired.then(|| (device.clone(), series.newest))
             };
@@ -299,8 +316,29 @@ impl Engine {
             for (device, since) in silent {
                 self.fire(index, &device, None, (since, wall.0), mono);
             }
+            // The command of an episode of an earlier life, if it did not start there: the ledger knows.
+            again.sort();
+            for (device, since) in again {
+                let command = self.command(index, &device, None, since, mono);
+                self.acts.push_back(Act {
+                    alert: None,
+                    row: None,
+                    command,
+                });
+            }
         }
         self.acts.len() > acts
+    }
+
+    /// Nobody could be heard until now, because the agent itself had no room: silence is counted from here.
+    pub fn excuse(&mut self, mono: Duration) {
+        for (rule, series) in self.rules.iter().zip(&mut self.series) {
+            let kind = rule.rule.kind;
+            if matches!(kind, Kind::Silence(_)) {
+                let quiet = series.values_mut().filter(|s| s.state.episode().is_none());
+                quiet.for_each(|s| s.state = kind.state(Some(micros(mono))));
+            }
+        }
     }
 
     /// The monotonic time at which [`Self::pass`] may have something to tell.
@@ -362,7 +400,7 @@ impl Engine {
         series.since = since;
         series.give_again = false;
         self.counts.firing += 1;
-        let command = self.command(index, device, value, since);
+        let command = self.command(index, device, value, since, mono);
         let rule = &self.rules[index].rule;
         let row = Row {
             metric: rule.metric.clone(),
@@ -425,6 +463,7 @@ impl Engine {
         device: &DeviceId,
         value: Option<f64>,
         since: i64,
+        mono: Duration,
     ) -> Option<Local> {
         let EdgeRule {
             rule,
@@ -452,7 +491,7 @@ impl Engine {
                 "rule {name}: {metric} of {device} {what}, since {}",
                 EventTime(since)
             ),
-            start_within: Some(*stale_after),
+            start_by: Some(mono + *stale_after),
         })
     }
 

@@ -67,7 +67,7 @@ impl World {
             time: Some(EventTime(self.wall().0 + (at * 1e6) as i64)),
             value,
         };
-        self.engine.take(&reading, self.wall(), self.mono());
+        self.engine.take(&reading, (self.wall(), true), self.mono());
         self.engine.drain(usize::MAX)
     }
 
@@ -134,7 +134,7 @@ fn a_limit_fires_once_runs_its_command_and_ends() {
             .reason
             .starts_with("rule hot: t of known is 81.5, since 2023-")
     );
-    assert_eq!(command.start_within, Some(Duration::from_secs(60)));
+    assert_eq!(command.start_by, Some(w.mono() + Duration::from_secs(60)));
     assert_eq!(w.engine.counts().firing, 1);
     assert_eq!(w.next("known", 99.0), []);
     let acts = w.next("known", 75.0);
@@ -176,10 +176,10 @@ fn other_devices_metrics_and_texts_are_nothing() {
         time: None,
         value: Value::Number(90.0),
     };
-    assert!(!w.engine.take(&other, w.wall(), w.mono()));
+    assert!(!w.engine.take(&other, (w.wall(), true), w.mono()));
     // Without a time of its own it is of now.
     other.metric = MetricName::new("t").unwrap();
-    assert!(w.engine.take(&other, w.wall(), w.mono()));
+    assert!(w.engine.take(&other, (w.wall(), true), w.mono()));
 }
 
 #[test]
@@ -373,4 +373,58 @@ fn numbers_are_short_and_exact() {
         assert_eq!(number(n), text);
     }
     assert!(number(-1.234_567_890_123_456_7e-300).len() <= 24);
+}
+
+#[test]
+fn silences_after_the_clock_was_set_back_are_episodes_of_their_own() {
+    let mut w = World::new(vec![rule(QUIET, &[], true)]);
+    w.next("a", 1.0);
+    w.offset -= 7200.0;
+    let first = commands(&w.pass(61.0));
+    w.next("a", 1.0);
+    let second = commands(&w.pass(61.0));
+    assert_ne!(first[0].id, second[0].id);
+}
+
+#[test]
+fn the_command_of_a_silence_that_did_not_start_is_given_again_in_the_next_life_once() {
+    let mut w = World::new(vec![rule(QUIET, &[], true)]);
+    let mut disk = BTreeMap::new();
+    w.next("a", 1.0);
+    let acts = w.pass(61.0);
+    write(&mut disk, &acts);
+    w.again(vec![rule(QUIET, &[], true)], &disk);
+    let again = w.pass(0.1);
+    assert_eq!(told(&again), []);
+    assert_eq!(commands(&again)[0].id, commands(&acts)[0].id);
+    assert_eq!(w.pass(0.1), []);
+}
+
+#[test]
+fn while_the_agent_has_no_room_nobody_is_silent() {
+    let mut w = World::new(vec![rule(QUIET, &[], true)]);
+    w.next("a", 1.0);
+    w.mono += 61.0;
+    w.engine.excuse(w.mono());
+    assert_eq!(w.pass(59.0), []);
+    assert_eq!(told(&w.pass(2.0)), fires("quiet", "a"));
+}
+
+#[test]
+fn before_the_clock_is_set_what_is_ahead_of_it_may_be_of_now() {
+    for (is_set, taken) in [(true, 0), (false, 1)] {
+        let mut w = World::new(vec![rule(HOT, &[], true)]);
+        let mut take = |at: i64| {
+            let reading = Reading {
+                device: device("known"),
+                metric: MetricName::new("t").unwrap(),
+                time: Some(EventTime(w.wall().0 + at * 1_000_000)),
+                value: Value::Number(99.0),
+            };
+            w.engine.take(&reading, (w.wall(), is_set), w.mono());
+            w.engine.drain(usize::MAX).len()
+        };
+        assert_eq!(take(-3600), 0, "the past is the past");
+        assert_eq!(take(3600), taken);
+    }
 }

@@ -27,6 +27,8 @@ const GROUP_EVERY: Duration = Duration::from_millis(100);
 const BURST: u32 = 10;
 /// Turns of the runtime from a command that is given to the note that it starts.
 const TURNS: u32 = 4;
+/// A wait for room longer than this is no silence of the devices.
+const NOT_HEARD: Duration = Duration::from_secs(1);
 /// Silence is not looked for more often than this.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
@@ -106,7 +108,8 @@ impl Rules {
         }
         let clock = shared.inbox.clock();
         let mut engine = shared.engine();
-        if engine.take(reading, clock.wall(), clock.monotonic()) {
+        let wall = (clock.wall(), clock.offset_us().is_some());
+        if engine.take(reading, wall, clock.monotonic()) {
             shared.waiting.send_replace(engine.waiting());
             shared.wake.notify_one();
         }
@@ -185,8 +188,11 @@ impl Worker {
             self.log(&acts);
             self.carry_out(acts).await?;
             // Only now: who waits for the end waits for the inbox, too.
-            let waiting = self.shared.engine().waiting();
-            self.shared.waiting.send_replace(waiting);
+            // Under the lock: otherwise it could go over a newer word of a feed.
+            {
+                let engine = self.shared.engine();
+                self.shared.waiting.send_replace(engine.waiting());
+            }
             burst += 1;
             if burst >= BURST {
                 tokio::time::sleep(GROUP_EVERY).await;
@@ -198,7 +204,11 @@ impl Worker {
     fn next(&self) -> (Vec<Act>, Option<Duration>) {
         let clock = self.shared.inbox.clock();
         let mut engine = self.shared.engine();
-        engine.pass(clock.wall(), clock.monotonic());
+        if self.shared.inbox.has_room() {
+            engine.pass(clock.wall(), clock.monotonic());
+        } else {
+            engine.excuse(clock.monotonic());
+        }
         let acts = engine.drain(GROUP_MAX);
         self.health.rules_are(engine.counts());
         (acts, engine.due())
@@ -240,9 +250,15 @@ impl Worker {
             // Nobody waits for the disk: the start of a command is noted before its program starts, and
             // that is in this transaction or a later one.
             let inbox = &self.shared.inbox;
+            let began = inbox.clock().monotonic();
             inbox
                 .push_command(readings, changes, !with_commands)
                 .await?;
+            let now = inbox.clock().monotonic();
+            if now > began + NOT_HEARD {
+                // Sources waited, too, and have not spoken since.
+                self.shared.engine().excuse(now);
+            }
         }
         for command in commands {
             let id = command.id.clone();

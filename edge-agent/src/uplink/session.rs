@@ -240,6 +240,16 @@ impl Session {
         self.mark = Some(end);
     }
 
+    /// What is on its way and not acknowledged.
+    pub fn sending(&self) -> Vec<SeqRange> {
+        self.flights.iter().map(|f| f.range).collect()
+    }
+
+    /// What was stored before `end` is backlog from here on, if there is a connection.
+    pub fn backlog_ends(&mut self, end: Position) {
+        self.mark = self.mark.map(|_| end);
+    }
+
     /// The connection is gone, and with it all that was in flight: it will be sent again.
     pub fn disconnected(&mut self) {
         self.connected = false;
