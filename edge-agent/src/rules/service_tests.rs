@@ -6,6 +6,7 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::clock::{Clock, Quality};
+use crate::sources::Feed;
 use crate::{commands, inbox};
 
 /// What does not come in this time does not come.
@@ -202,4 +203,30 @@ async fn when_the_agent_stops_nobody_waits_for_rules() {
     timeout(PATIENCE, device.rules.room()).await.unwrap();
     device.rules.take(&reading("more", 90.0));
     timeout(PATIENCE, device.rules.room()).await.unwrap();
+}
+
+#[tokio::test]
+async fn while_a_source_catches_up_only_readings_with_a_time_count() {
+    let device = Device::start(vec![hot()], Vec::new());
+    let mut feed = Feed::new(device.inbox.clone(), "s".to_owned(), &BTreeMap::new())
+        .unwrap()
+        .watched_by(device.rules.clone());
+    let firing = || {
+        let shared = device.rules.0.as_ref().unwrap();
+        shared.engine().counts().firing
+    };
+    let with_time = Reading {
+        time: Some(device.inbox.clock().wall()),
+        ..reading("b", 99.0)
+    };
+    for (fresh, reading, expected) in [
+        (false, reading("a", 99.0), 0),
+        (false, with_time, 1),
+        (true, reading("a", 99.0), 2),
+    ] {
+        feed.set_fresh(fresh);
+        let push = feed.push_live(1, vec![reading], None, false);
+        push.await.unwrap();
+        assert_eq!(firing(), expected);
+    }
 }

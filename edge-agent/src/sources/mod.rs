@@ -95,6 +95,8 @@ pub struct Feed {
     faults: Option<Faults>,
     faults_full: bool,
     rules: Rules,
+    /// Whether readings without a time of their own are of now.
+    fresh: bool,
     counts: Counts,
 }
 
@@ -128,6 +130,7 @@ impl Feed {
             faults: None,
             faults_full: false,
             rules: Rules::default(),
+            fresh: true,
             counts: Counts::default(),
         })
     }
@@ -148,6 +151,12 @@ impl Feed {
     pub fn watched_by(mut self, rules: Rules) -> Self {
         self.rules = rules;
         self
+    }
+
+    /// Says whether readings without a time of their own are of now (they are at first). While a source
+    /// catches up with what it missed they are not, and no rule looks at them.
+    pub fn set_fresh(&mut self, fresh: bool) {
+        self.fresh = fresh;
     }
 
     /// The source's name.
@@ -250,7 +259,9 @@ impl Feed {
                 self.refuse(line, &format!("{}: {reason}", reading.metric));
                 continue;
             }
-            self.rules.take(&reading);
+            if self.fresh || reading.time.is_some() {
+                self.rules.take(&reading);
+            }
             let now = || self.inbox.clock().wall();
             if !self.filter.passes(&reading, now) {
                 self.counts.left_out += 1;

@@ -70,6 +70,28 @@ struct Open {
     /// Identifiers of messages to be acknowledged when their ticket is on disk, in their order.
     unacked: VecDeque<(Ticket, u16)>,
     connected: bool,
+    /// Since when a broker that kept our session sends what it kept, monotonic; none once that is over.
+    catching_up: Option<Duration>,
+    /// When the newest message came, monotonic.
+    last: Duration,
+}
+
+/// A broker that is quiet for so long has sent all that it kept.
+const QUIET: Duration = Duration::from_secs(1);
+/// It has, too, if after this time it no longer waits for our acknowledgements.
+const CATCHING_UP: Duration = Duration::from_secs(60);
+
+impl Open {
+    /// A message came. Whether it is of now, and not one that the broker had kept.
+    fn is_fresh(&mut self, now: Duration, retained: bool) -> bool {
+        let quiet = now.saturating_sub(self.last) >= QUIET;
+        let idle = |since: Duration| now >= since + CATCHING_UP && self.unacked.len() < URGENT / 2;
+        if self.catching_up.is_some_and(|since| quiet || idle(since)) {
+            self.catching_up = None;
+        }
+        self.last = now;
+        self.catching_up.is_none() && !retained
+    }
 }
 
 impl Client {
@@ -207,6 +229,8 @@ impl Client {
             other => return Err(End::Failed(format!("the broker refuses us: {other:?}"))),
         }
         open.connected = true;
+        open.last = feed.inbox().clock().monotonic();
+        open.catching_up = ack.session_present.then_some(open.last);
         tracing::info!(
             source = feed.name(),
             session = ack.session_present,
@@ -262,6 +286,8 @@ impl Client {
 
     async fn take(&mut self, open: &mut Open, p: Publish, feed: &mut Feed) -> Result<(), End> {
         let with_ack = p.qos != QoS::AtMostOnce;
+        let now = feed.inbox().clock().monotonic();
+        feed.set_fresh(open.is_fresh(now, p.retain));
         let content = recent::content(&p.topic, &p.payload);
         if with_ack && p.dup && self.session.has(p.pkid, content) {
             tracing::debug!(
@@ -366,4 +392,31 @@ impl Open {
 
 fn shortened(topic: &str) -> String {
     topic.chars().take(100).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_broker_had_kept_is_not_of_now() {
+        let ms = Duration::from_millis;
+        let catching_up = || Open {
+            catching_up: Some(ms(0)),
+            ..Open::default()
+        };
+        let mut open = catching_up();
+        assert!(!open.is_fresh(ms(10), false) && !open.is_fresh(ms(900), false));
+        assert!(open.is_fresh(ms(1900), false), "it was quiet for a second");
+        assert!(open.is_fresh(ms(1901), false));
+        assert!(!open.is_fresh(ms(1902), true), "retained");
+        // Never quiet: once it does not wait for us any more, but not before.
+        for waiting in [0, URGENT] {
+            let mut open = catching_up();
+            let unacked = (0..waiting as u16).map(|id| (Ticket::default(), id));
+            open.unacked.extend(unacked);
+            let fresh = (0..2000).find(|i| open.is_fresh(ms(i * 100), false));
+            assert_eq!(fresh, (waiting == 0).then_some(600));
+        }
+    }
 }

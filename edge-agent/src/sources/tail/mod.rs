@@ -94,10 +94,13 @@ pub async fn run(
         said: None,
         settings,
     };
+    // Written while nobody read it.
+    feed.set_fresh(tail.stored.is_none());
     loop {
         if tail.take_all(&mut feed, &stop).await.is_none() {
             return feed.counts();
         }
+        feed.set_fresh(true);
         tokio::select! {
             () = stop.cancelled() => return feed.counts(),
             () = tokio::time::sleep(tail.settings.interval) => {}
