@@ -291,6 +291,9 @@ fn check_keys(table: &Table, known: &Table, path: &str) -> anyhow::Result<()> {
                 if let Some(Value::Table(k)) = k.first() {
                     for item in items {
                         if let Value::Table(t) = item {
+                            if full == "rules" {
+                                check_rule_kind(t)?;
+                            }
                             check_keys(t, k, &full)?;
                         }
                     }
@@ -300,6 +303,15 @@ fn check_keys(table: &Table, known: &Table, path: &str) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Checked before the fields: those of other kinds are no mistake in themselves.
+fn check_rule_kind(rule: &Table) -> anyhow::Result<()> {
+    let text = |key| rule.get(key).and_then(Value::as_str);
+    match text("kind") {
+        Some(kind) => Ok(check_kind(text("name").unwrap_or_default(), kind)?),
+        None => Ok(()),
+    }
 }
 
 fn nearest<'a>(key: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
@@ -376,10 +388,7 @@ fn leaves(table: &Table, at: &mut Vec<String>, out: &mut Vec<(String, Vec<String
 /// Reads one rule. What its fields must be is checked here, where they still have the types of TOML.
 fn parse_rule(rule: &Table) -> anyhow::Result<Rule> {
     let name = rule.get("name").and_then(Value::as_str).unwrap_or_default();
-    // Before the fields: those of other kinds are no mistake in themselves.
-    if let Some(kind) = rule.get("kind").and_then(Value::as_str) {
-        check_kind(name, kind)?;
-    }
+    check_rule_kind(rule)?;
     for (field, value) in rule {
         let is_number = match value {
             Value::Integer(_) => true,
