@@ -10,7 +10,8 @@
 //! is, is said by an ordinary event [`UNCERTAIN`] of the agent's device (seconds, at the time of the first
 //! reading). Boots of which none knew the time follow each other.
 //!
-//! **Overflow**: what has a time is dropped first, because it is mostly older; then the oldest of these.
+//! **Overflow**: what has a time is dropped first, because it is mostly older, but for faults; then the oldest of
+//! these (faults among them, too: they are not told apart here), then faults that have a time.
 //! Their numbers and the times of the gap are not known before the boot is placed; until then the loss is
 //! noted in the boot's row, and then declared like any other.
 
