@@ -35,7 +35,7 @@ pub enum SetBy {
 pub(super) enum Trust {
     /// Not at all.
     None,
-    /// A battery-backed clock has set it: if its time is later than what is on disk.
+    /// A battery-backed clock has set it: if its time is at most 5 minutes before what is on disk.
     Rtc,
     /// It was set.
     Full,
