@@ -116,3 +116,104 @@ fn readings_without_a_time_hold_the_watermark_until_they_are_placed() {
     assert_eq!((header.count, header.low_watermark), (1, at(500)));
     assert_eq!(header.held.oldest, Some(at(103)));
 }
+
+/// A core with an empty buffer, connected.
+fn connected(buffer: &buffer::Settings, session: session::Settings) -> Core {
+    let agent = AgentId::new("gw").unwrap();
+    let now = EventTime::from_secs(START);
+    let opened = open_backend(InMemoryBackend::new(), &agent, buffer, 1, now);
+    let mut core = Core::new(agent, opened.unwrap(), session, 1 << 20, 1);
+    core.connected();
+    core
+}
+
+/// Sends all that may be sent now; returns the ranges of events.
+fn pump(core: &mut Core, second: i64) -> Vec<SeqRange> {
+    let wall = EventTime::from_secs(START + second);
+    let stamp = Stamp {
+        wall,
+        floor: wall,
+        boottime_us: 0,
+        clock: ClockState::default(),
+    };
+    let mut sent = Vec::new();
+    while let Some(step) = core.poll(Duration::from_secs(1), &stamp).unwrap() {
+        let Outgoing::Batch { payload, .. } = step else {
+            panic!("{step:?}");
+        };
+        let header = batch::peek(&payload).unwrap().0;
+        sent.extend((header.count > 0).then(|| SeqRange {
+            incarnation: header.e_inc,
+            first: header.first_seq,
+            last: header.first_seq + u64::from(header.count) - 1,
+        }));
+    }
+    sent
+}
+
+fn numbers(ranges: &[SeqRange]) -> Vec<(u64, u64)> {
+    ranges.iter().map(|r| (r.first, r.last)).collect()
+}
+
+#[test]
+fn what_was_placed_is_backlog_and_does_not_keep_back_what_is_live() {
+    let mut core = connected(&buffer::Settings::default(), session::Settings::default());
+    let mut readings = samples(0..2500);
+    for (reading, us) in readings.iter_mut().zip(0..) {
+        reading.time = EventTime(us);
+    }
+    core.hold("a", &readings, true).unwrap();
+    let at = EventTime::from_secs(START);
+    core.append(&[], &[], true, at).unwrap();
+    // The clock is set while the connection stands.
+    while core.place("a", START * 1_000_000, at).unwrap().is_some() {}
+    // Of the backlog one range is on its way at a time; what comes now does not wait for it.
+    assert_eq!(numbers(&pump(&mut core, 1)), [(1, 1000)]);
+    core.append(&samples(1..2), &[], true, at).unwrap();
+    assert_eq!(numbers(&pump(&mut core, 2)), [(2501, 2501)]);
+}
+
+#[test]
+fn what_is_in_flight_is_neither_summed_up_nor_replaced() {
+    let buffer = buffer::Settings {
+        bytes_max: 4000,
+        chunk_events_max: 50,
+        ..buffer::Settings::default()
+    };
+    let session = session::Settings {
+        batch_events_max: 50,
+        ..session::Settings::default()
+    };
+    let mut core = connected(&buffer, session);
+    let mut second = 0;
+    let mut append = |core: &mut Core| {
+        let mut group = samples(second..second + 50);
+        for sample in &mut group {
+            // Something that does not compress to nothing.
+            let n = sample.time.as_micros() / 1_000_000 * 7919 % 1009;
+            sample.value = Value::Number(n as f64 / 8.0);
+        }
+        second += 50;
+        let now = EventTime::from_secs(START + second);
+        core.append(&group, &[], true, now).unwrap();
+    };
+    for _ in 0..4 {
+        append(&mut core);
+    }
+    let sent = pump(&mut core, 200);
+    assert_eq!(numbers(&sent), [(1, 50), (51, 100), (101, 150), (151, 200)]);
+    while core.buffer().summed_up() == 0 {
+        append(&mut core);
+    }
+    // The oldest are older than what was summed up, and all there.
+    let gaps = core.buffer().announcement(9).gaps;
+    assert_eq!((gaps.len(), gaps[0].from), (1, 201), "{gaps:?}");
+    let ack = Ack {
+        incarnation: core.buffer().incarnation(),
+        ranges: sent,
+        ..Ack::default()
+    };
+    let now = EventTime::from_secs(START + 500);
+    let answer = core.ack_received(Duration::from_secs(2), now, &ack.encode());
+    assert_eq!(answer.unwrap().0, 200);
+}
