@@ -260,6 +260,28 @@ fn a_boot_whose_offset_was_noted_is_not_uncertain() {
 }
 
 #[test]
+fn a_boot_whose_id_comes_again_does_not_place_what_came_between() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = Settings::default();
+    let mut buffer = opened(dir.path(), &settings, 1);
+    buffer.append(&[], &[], false, at(0)).unwrap();
+    hold(&mut buffer, "a", &readings(0..3));
+    hold(&mut buffer, "b", &readings(10..13));
+    // Boots are told apart by their ids alone: this is taken for the first.
+    hold(&mut buffer, "a", &readings(3..5));
+    let placed = place_all(&mut buffer, "a", at(60).0, at(100));
+    assert_eq!(placed.iter().map(|p| p.events).sum::<u64>(), 5);
+    assert_eq!(samples(&mut buffer), moved(readings(0..5), at(60).0));
+    assert_eq!(buffer.unplaced(), 3, "the other waits for the next boot");
+    drop(buffer);
+    let mut buffer = opened(dir.path(), &settings, 2);
+    let placed = place_all(&mut buffer, "c", at(500).0, at(501));
+    assert_eq!(placed.len(), 1);
+    assert!(placed[0].events == 3 && placed[0].uncertain_s.is_some());
+    assert_eq!((buffer.unplaced(), buffer.held().events), (0, 9));
+}
+
+#[test]
 fn a_full_buffer_drops_what_has_a_time_first_and_declares_the_rest_once_placed() {
     let dir = tempfile::tempdir().unwrap();
     let settings = Settings {

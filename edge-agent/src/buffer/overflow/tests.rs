@@ -290,6 +290,69 @@ fn a_lower_limit_takes_effect_in_steps_and_an_end() {
     assert!(buffer.held().bytes > held && buffer.dropped() == 0);
 }
 
+#[test]
+fn the_parts_of_a_summary_are_as_large_as_a_chunk_may_be() {
+    // Attributes stay as they are, so a summary of long ones is large.
+    let mut rng = StdRng::seed_from_u64(7);
+    let settings = Settings {
+        chunk_events_max: 65_536,
+        ..settings(1_000_000)
+    };
+    let mut buffer = opened(&settings);
+    let mut second = 0;
+    while buffer.summed_up() == 0 {
+        let said: Vec<Sample> = (0..300)
+            .map(|i| {
+                let text: String = (0..1000)
+                    .map(|_| char::from(rng.random_range(b'0'..=b'z')))
+                    .collect();
+                sample(&format!("@a{i}"), second, Value::Text(text.as_str().into()))
+            })
+            .collect();
+        second += 1;
+        append(&mut buffer, &said);
+    }
+    let chunks: Vec<_> = buffer.index.all().collect();
+    let mut parts = 0;
+    for (key, meta) in chunks.into_iter().filter(|(_, m)| m.kind == Kind::Summary) {
+        let samples = buffer.samples(key, meta).unwrap().unwrap();
+        let raw: usize = samples.iter().map(raw_bytes).sum();
+        // The last one may reach beyond it.
+        assert!(raw < CHUNK_RAW_BYTES_MAX + 1100, "{raw}");
+        parts += 1;
+    }
+    assert!(parts >= 3, "{parts} parts of 300 kB");
+}
+
+#[test]
+fn summing_up_that_goes_on_is_no_reason_to_drop_what_has_no_time() {
+    let mut settings = settings(64 << 20);
+    settings.chunk_events_max = 1000;
+    let mut buffer = opened(&settings);
+    let number = |second: i64| sample("u", second, Value::Number((second as f64).sqrt()));
+    let mut second = 0;
+    while buffer.held().bytes < 3 << 20 {
+        let batch: Vec<Sample> = (second..second + 1800).map(number).collect();
+        second += 1800;
+        append(&mut buffer, &batch);
+    }
+    let waiting: Vec<Sample> = (0..5000).map(number).collect();
+    buffer.hold("a", &waiting, true).unwrap();
+    let now = EventTime::from_secs(START);
+    buffer.append(&[], &[], true, now).unwrap();
+    buffer.limit(Some(LIMIT_MIN));
+    // More than one append can sum up.
+    let mut rounds = 0;
+    while buffer.held().bytes > LIMIT_MIN {
+        append(&mut buffer, &[number(second)]);
+        second += 1;
+        rounds += 1;
+        assert!(rounds < 20, "it does not shrink");
+        assert_eq!((buffer.unplaced(), buffer.dropped()), (5000, 0));
+    }
+    assert!(rounds > 1, "it was too little");
+}
+
 /// Random appends, acks and restarts against what must be true of them.
 fn run(seed: u64) -> [u64; 4] {
     let mut rng = StdRng::seed_from_u64(seed);
