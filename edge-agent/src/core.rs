@@ -126,6 +126,8 @@ impl Core {
         until: EventTime,
     ) -> Result<Option<Placed>, BufferError> {
         self.buffer.note_offset(boot_id, offset_us);
+        // Placing makes room, too.
+        self.buffer.sending(self.session.sending());
         let placed = self.buffer.place(boot_id, until)?;
         if placed.is_some() {
             // What was placed is of the past: it waits its turn under the cloud's budget.

@@ -217,3 +217,51 @@ fn what_is_in_flight_is_neither_summed_up_nor_replaced() {
     let answer = core.ack_received(Duration::from_secs(2), now, &ack.encode());
     assert_eq!(answer.unwrap().0, 200);
 }
+
+#[test]
+fn what_is_in_flight_is_not_summed_up_when_readings_are_placed_either() {
+    let readings = |from: i64| {
+        let mut group = samples(from..from + 400);
+        for sample in &mut group {
+            let n = sample.time.as_micros() / 1_000_000 * 7919 % 1009;
+            sample.value = Value::Number(n as f64 / 8.0);
+        }
+        group
+    };
+    let now = EventTime::from_secs(START + 1000);
+    // Holds 400 events with a time and 400 without. Returns the bytes that it takes.
+    let fill = |bytes_max: u64| {
+        let buffer = buffer::Settings {
+            bytes_max,
+            chunk_events_max: 50,
+            ..buffer::Settings::default()
+        };
+        let session = session::Settings {
+            batch_events_max: 50,
+            ..session::Settings::default()
+        };
+        let mut core = connected(&buffer, session);
+        let mut without = readings(0);
+        for (reading, us) in without.iter_mut().zip(0..) {
+            reading.time = EventTime(us);
+        }
+        core.hold("a", &without, true).unwrap();
+        core.append(&readings(400), &[], true, now).unwrap();
+        core
+    };
+    // Just enough room: with their numbers, which placing gives them, they take a little more.
+    let enough = fill(1 << 20).buffer().held().bytes;
+    let mut core = fill(enough);
+    assert_eq!(core.buffer().summed_up(), 0);
+    let sent = pump(&mut core, 1000);
+    assert_eq!((sent.len(), sent[0].first, sent[7].last), (8, 1, 400));
+    while core.place("a", START * 1_000_000, now).unwrap().is_some() {}
+    let ack = Ack {
+        incarnation: core.buffer().incarnation(),
+        ranges: sent,
+        ..Ack::default()
+    };
+    assert!(core.buffer().summed_up() + core.buffer().dropped() > 0);
+    let answer = core.ack_received(Duration::from_secs(2), now, &ack.encode());
+    assert_eq!(answer.unwrap().0, 400);
+}
