@@ -160,8 +160,8 @@ impl Core {
     }
 
     /// Takes the present time; see [`Buffer::set_clock`].
-    pub fn set_clock(&mut self, monotonic: Duration, wall: Option<EventTime>) {
-        self.buffer.set_clock(monotonic, wall);
+    pub fn set_clock(&mut self, monotonic: Duration, boottime: Duration, wall: Option<EventTime>) {
+        self.buffer.set_clock(monotonic, boottime, wall);
     }
 
     /// Drops what is too old; see [`Buffer::expire`].

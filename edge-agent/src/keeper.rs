@@ -367,7 +367,8 @@ impl Keeper {
             Now::Wall(wall) => Some(wall),
             Now::Boot(_) => None,
         };
-        core.set_clock(now, wall);
+        let boottime = Duration::from_micros(clock.boottime_us());
+        core.set_clock(now, boottime, wall);
     }
 
     fn store(&mut self, core: &mut Core, mut pending: Pending) -> Result<(), BufferError> {
