@@ -29,7 +29,7 @@ struct Heard {
 struct Process {
     inbox: Arc<Inbox>,
     source: SourceId,
-    kept: Option<std::thread::JoinHandle<Result<(), BufferError>>>,
+    kept: Option<std::thread::JoinHandle<Result<u64, BufferError>>>,
     cloud: Option<std::thread::JoinHandle<()>>,
     heard: Arc<Mutex<Heard>>,
     /// By how much the cloud's clock is ahead of what the agent said; none = it does not tell the time.
@@ -136,6 +136,23 @@ impl Process {
             std::thread::sleep(Duration::from_millis(10));
         }
         panic!("{what}: {:?}", self.heard.lock().unwrap());
+    }
+
+    /// Waits for its own end, while time passes. Returns what it ended with.
+    fn ended(mut self, machine: &Fake) -> u64 {
+        let kept = self.kept.take().unwrap();
+        for _ in 0..3000 {
+            if kept.is_finished() {
+                break;
+            }
+            machine.pass(SECOND / 10);
+            self.inbox.tell(News::Alive);
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        assert!(kept.is_finished(), "it does not end: {:?}", self.heard);
+        let unplaced = kept.join().unwrap().unwrap();
+        self.cloud.take().unwrap().join().unwrap();
+        unplaced
     }
 
     /// Ends it in order; what a kill leaves is proved with the buffer, and with the program.
@@ -463,4 +480,35 @@ fn on_a_full_disk_nothing_is_placed_before_there_is_room() {
     process.wait_for("the other", |h| values(&h.samples).len() == 2);
     assert_eq!(process.heard.lock().unwrap().broken, []);
     process.stop();
+}
+
+#[test]
+fn when_all_is_done_but_nobody_tells_the_time_it_ends_and_keeps_what_has_none() {
+    for is_set_late in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let machine = Fake::booted("a", 0);
+        let process = Process::start(dir.path(), machine.clock(Quality::Auto), true);
+        process.read(1, None);
+        process.read(2, Some(EventTime(T)));
+        process.inbox.tell(News::Finish);
+        for _ in 0..TIMELESS_ANSWERS_MAX {
+            let count = process.heard.lock().unwrap().headers.len();
+            machine.pass(2 * SECOND);
+            process.wait_for("a heartbeat", |h| h.headers.len() > count);
+        }
+        process.wait_for("the second", |h| !h.samples.is_empty());
+        if is_set_late {
+            machine.pass(20 * SECOND);
+            machine.synchronise(T);
+        }
+        let heard = process.heard.clone();
+        assert_eq!(process.ended(&machine), u64::from(!is_set_late));
+        let found = values(&heard.lock().unwrap().samples);
+        assert_eq!(found.len(), if is_set_late { 2 } else { 1 }, "{found:?}");
+        // A later start goes on with it.
+        let settings = buffer::Settings::default();
+        let opened = buffer::open(dir.path(), &agent(), &settings, 2, EventTime(T));
+        let left = opened.unwrap().buffer;
+        assert_eq!(left.unplaced(), u64::from(!is_set_late));
+    }
 }
