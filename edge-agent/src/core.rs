@@ -223,6 +223,9 @@ impl Core {
         payload: &[u8],
     ) -> Result<(u64, Ack), AckError> {
         let mut ack = Ack::decode(payload)?;
+        // A range that ends before it begins names nothing.
+        ack.ranges.retain(|r| r.first <= r.last);
+        ack.refused.retain(|r| r.range.first <= r.range.last);
         if ack.incarnation != self.buffer.incarnation() {
             // It answers a transmission of an earlier life: what it names is durable all the same, but its
             // number says nothing about a transmission of this life.

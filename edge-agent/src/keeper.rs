@@ -465,8 +465,12 @@ impl Keeper {
                         }
                         self.inbox.heard_cloud_time(ack.cloud_sent_at);
                         tracing::debug!(freed, tx_no = ack.tx_no, "acknowledged");
+                        // What the ranges name may be anything.
                         let refused = ack.refused.iter().map(|r| r.range);
-                        let refused = refused.map(|r| (r.last + 1).saturating_sub(r.first)).sum();
+                        let refused = refused.fold(0_u64, |sum, r| {
+                            let count = r.last.saturating_sub(r.first).saturating_add(1);
+                            sum.saturating_add(count)
+                        });
                         self.health.acked(now, refused);
                         for refused in &ack.refused {
                             tracing::warn!(

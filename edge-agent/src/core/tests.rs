@@ -1,4 +1,4 @@
-use event::{DeviceId, MetricName, Value};
+use event::{DeviceId, MetricName, RefusalReason, RefusedRange, Value};
 use redb::backends::InMemoryBackend;
 
 use super::*;
@@ -264,4 +264,62 @@ fn what_is_in_flight_is_not_summed_up_when_readings_are_placed_either() {
     assert!(core.buffer().summed_up() + core.buffer().dropped() > 0);
     let answer = core.ack_received(Duration::from_secs(2), now, &ack.encode());
     assert_eq!(answer.unwrap().0, 400);
+}
+
+#[test]
+fn whatever_ranges_an_ack_names_only_what_is_held_is_freed_or_waits() {
+    let session = session::Settings {
+        batch_events_max: 100,
+        ..session::Settings::default()
+    };
+    let at = EventTime::from_secs(START);
+    let numbers = [0, 1, 2, 99, 100, 101, 150, 151, 300, u64::MAX - 1, u64::MAX];
+    for reason in [RefusalReason::TooLarge, RefusalReason::RateLimited] {
+        for (first, last) in numbers
+            .iter()
+            .flat_map(|a| numbers.iter().map(|b| (*a, *b)))
+        {
+            let mut core = connected(&buffer::Settings::default(), session.clone());
+            core.append(&samples(0..300), &[], true, at).unwrap();
+            assert_eq!(pump(&mut core, 1).len(), 3);
+            let range = SeqRange {
+                incarnation: core.buffer().incarnation(),
+                first,
+                last,
+            };
+            let refused = RefusedRange {
+                range,
+                reason,
+                message: String::new(),
+            };
+            let ack = Ack {
+                incarnation: range.incarnation,
+                tx_no: 1,
+                refused: vec![refused.clone(), refused],
+                cloud_received_at: EventTime(i64::MIN),
+                cloud_sent_at: EventTime(i64::MAX),
+                ..Ack::default()
+            };
+            let now = Duration::from_secs(2);
+            core.ack_received(now, at, &ack.encode()).unwrap();
+            assert_eq!(core.buffer().held().events, 300, "{first} {last}");
+            // What it named of them is kept back, and what comes in now is not.
+            core.append(&samples(300..310), &[], true, at).unwrap();
+            let sent = pump(&mut core, 3);
+            assert!(
+                sent.iter().any(|r| r.last == 310),
+                "{first} {last} {sent:?}"
+            );
+            // The same as durable.
+            let ack = Ack {
+                incarnation: range.incarnation,
+                ranges: vec![range, range],
+                ..Ack::default()
+            };
+            let freed = core.ack_received(now, at, &ack.encode()).unwrap().0;
+            let expected = (1..=310).filter(|n| (first..=last).contains(n)).count();
+            assert_eq!(freed, expected as u64, "{first} {last}");
+            assert_eq!(core.buffer().held().events, 310 - freed);
+        }
+    }
 }

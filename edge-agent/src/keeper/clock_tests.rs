@@ -3,8 +3,8 @@
 use std::sync::Mutex;
 
 use event::{
-    Ack, AgentId, BatchHeader, Columns, DeviceId, GapReason, MetricName, Sample, SeqRange, Value,
-    batch,
+    Ack, AgentId, BatchHeader, Columns, DeviceId, GapReason, MetricName, RefusalReason,
+    RefusedRange, Sample, SeqRange, Value, batch,
 };
 use tokio::runtime::Runtime;
 
@@ -511,4 +511,36 @@ fn when_all_is_done_but_nobody_tells_the_time_it_ends_and_keeps_what_has_none() 
         let left = opened.unwrap().buffer;
         assert_eq!(left.unplaced(), u64::from(!is_set_late));
     }
+}
+
+#[test]
+fn an_answer_that_refuses_all_numbers_there_are_is_counted_and_lived_with() {
+    let dir = tempfile::tempdir().unwrap();
+    let machine = Fake::booted("a", T);
+    let process = Process::start(dir.path(), machine.clock(Quality::Ntp), true);
+    process.read(1, None);
+    process.wait_for("it", |h| values(&h.samples).len() == 1);
+    let incarnation = process.heard.lock().unwrap().headers[0].incarnation;
+    let refused = |first, last| RefusedRange {
+        range: SeqRange {
+            incarnation,
+            first,
+            last,
+        },
+        reason: RefusalReason::Malformed,
+        message: String::new(),
+    };
+    let ack = Ack {
+        incarnation,
+        refused: vec![
+            refused(0, u64::MAX),
+            refused(u64::MAX, u64::MAX),
+            refused(9, 3),
+        ],
+        ..Ack::default()
+    };
+    process.inbox.tell(News::Ack(ack.encode()));
+    process.read(2, None);
+    process.wait_for("the next", |h| values(&h.samples).len() == 2);
+    process.stop();
 }
