@@ -205,9 +205,9 @@ mod tests {
         let mut columns = Columns::default();
         for (faults, kind) in [
             (vec![], Kind::Raw),
-            (vec![0..50], Kind::Fault),
+            (iter::once(0..50).collect(), Kind::Fault),
             (vec![0..1, 20..25, 49..50], Kind::Mixed),
-            (vec![3..4], Kind::Mixed),
+            (iter::once(3..4).collect(), Kind::Mixed),
         ] {
             let samples = samples.clone();
             let chunk = Chunk { samples, faults };
