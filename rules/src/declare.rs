@@ -1,8 +1,11 @@
 //! A rule as people write it, in config and in JSON.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::extra::{self, EXTRA, RuleCommand};
 use crate::kind::{KINDS, Kind};
 use crate::rate::{Course, Rate};
 use crate::silence::Silence;
@@ -67,6 +70,14 @@ pub struct RuleError {
 ///   (the stretch), `clear` (default: `raise`), `for` (default `0s`);
 /// - `silence`: `after`.
 ///
+/// Beside these, any rule may have
+/// - `safety` (`false`): an episode that is learned only after it ended pages all the same;
+/// - `labels`: names with texts, for routing;
+/// - `match`: attributes with texts; the rule is for devices that have them all;
+/// - `runbook` (a link) and `description`, for people;
+/// - `command`: what is given to the device when the alert is raised: `name`, `args`, `ttl` (`5m`),
+///   `budget_per_hour` (10), `cooldown` (`10m`), `canary` (1), `dry_run` (`false`); see [`RuleCommand`].
+///
 /// Durations are texts such as `10s`; see [`parse_duration`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rule {
@@ -78,6 +89,18 @@ pub struct Rule {
     pub severity: Severity,
     /// What it looks for.
     pub kind: Kind,
+    /// Whether an episode pages even if it is learned only after it ended.
+    pub safety: bool,
+    /// For routing: at most 16 names (1 to 64 of `A-Z a-z 0-9 _ - .`) with texts of at most 256 bytes.
+    pub labels: BTreeMap<String, String>,
+    /// `match`: attributes that a device must have, with these very texts; limits as of `labels`.
+    pub only_on: BTreeMap<String, String>,
+    /// A link for people, at most 512 bytes.
+    pub runbook: Option<String>,
+    /// For people, one line of at most 512 bytes.
+    pub description: Option<String>,
+    /// What the device is told to do.
+    pub command: Option<RuleCommand>,
 }
 
 /// A rule of the kind `threshold`.
@@ -99,14 +122,22 @@ const THRESHOLD: &[&str] = &["direction", "raise", "clear", "for"];
 const RATE: &[&str] = &["direction", "raise", "clear", "within", "for"];
 const SILENCE: &[&str] = &["after"];
 
+/// The names of all fields that a rule of some kind may have.
+pub fn fields() -> Vec<&'static str> {
+    let mut all = [COMMON, THRESHOLD, RATE, SILENCE, EXTRA].concat();
+    all.sort_unstable();
+    all.dedup();
+    all
+}
+
 /// The fields of a rule as they are read.
-struct Fields<'a> {
-    rule: &'a str,
-    map: &'a Map<String, Value>,
+pub(crate) struct Fields<'a> {
+    pub(crate) rule: &'a str,
+    pub(crate) map: &'a Map<String, Value>,
 }
 
 impl Fields<'_> {
-    fn wrong<T>(&self, field: &str, message: impl Into<String>) -> Result<T, RuleError> {
+    pub(crate) fn wrong<T>(&self, field: &str, message: impl Into<String>) -> Result<T, RuleError> {
         Err(RuleError {
             rule: self.rule.chars().take(NAME_BYTES_MAX).collect(),
             field: field.to_owned(),
@@ -114,7 +145,7 @@ impl Fields<'_> {
         })
     }
 
-    fn text(&self, field: &str) -> Result<Option<&str>, RuleError> {
+    pub(crate) fn text(&self, field: &str) -> Result<Option<&str>, RuleError> {
         match self.map.get(field) {
             None => Ok(None),
             Some(Value::String(text)) => Ok(Some(text)),
@@ -135,7 +166,7 @@ impl Fields<'_> {
         }
     }
 
-    fn duration(
+    pub(crate) fn duration(
         &self,
         field: &str,
         default: Option<i64>,
@@ -160,10 +191,10 @@ impl Fields<'_> {
     }
 
     fn one_of<T: Copy + Default>(&self, field: &str, known: &[(&str, T)]) -> Result<T, RuleError> {
-        let Some(text) = self.text(field)? else {
+        let Some(value) = self.map.get(field) else {
             return Ok(T::default());
         };
-        match known.iter().find(|(name, _)| *name == text) {
+        match known.iter().find(|(name, _)| value.as_str() == Some(*name)) {
             Some((_, value)) => Ok(*value),
             None => {
                 let names: Vec<String> = known.iter().map(|k| format!("{:?}", k.0)).collect();
@@ -172,7 +203,7 @@ impl Fields<'_> {
         }
     }
 
-    fn name(&self, field: &str, message: &str) -> Result<String, RuleError> {
+    pub(crate) fn name(&self, field: &str, message: &str) -> Result<String, RuleError> {
         let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
         match self.text(field)? {
             None => self.wrong(field, format!("is missing; it {message}")),
@@ -189,12 +220,15 @@ impl Fields<'_> {
 
     /// That there are no other fields than those of the kind.
     fn only(&self, kind: &str, known: &[&str]) -> Result<(), RuleError> {
-        let unknown =
-            |key: &&String| !COMMON.contains(&key.as_str()) && !known.contains(&key.as_str());
+        let unknown = |key: &&String| {
+            ![COMMON, known, EXTRA]
+                .iter()
+                .any(|fields| fields.contains(&key.as_str()))
+        };
         match self.map.keys().find(unknown) {
             None => Ok(()),
             Some(key) => {
-                let all = [COMMON, known].concat().join(", ");
+                let all = [COMMON, known, EXTRA].concat().join(", ");
                 let key: String = key.chars().take(NAME_BYTES_MAX).collect();
                 self.wrong(
                     &key,
@@ -320,7 +354,14 @@ impl Rule {
                 return fields.wrong("kind", format!("{other:?} is not known; write {kinds}"));
             }
         };
+        let extra = fields.extra()?;
         Ok(Self {
+            safety: extra.safety,
+            labels: extra.labels,
+            only_on: extra.only_on,
+            runbook: extra.runbook,
+            description: extra.description,
+            command: extra.command,
             metric: fields.name("metric", METRIC)?,
             severity: fields.one_of(
                 "severity",
@@ -357,6 +398,8 @@ impl Rule {
             #[serde(rename = "for", skip_serializing_if = "Option::is_none")]
             hold: Option<String>,
             severity: Severity,
+            #[serde(flatten)]
+            extra: extra::Written<'a>,
         }
         fn text<D: Serialize>(written: &Written<'_, D>) -> String {
             serde_json::to_string(written).unwrap_or_default()
@@ -373,6 +416,7 @@ impl Rule {
                 after: None,
                 hold: None,
                 severity: rule.severity,
+                extra: extra::Written::of(rule),
             }
         }
         match &self.kind {
