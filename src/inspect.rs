@@ -134,6 +134,7 @@ fn describe(bytes: &[u8]) -> String {
             r.hours / 1_000_000,
             r.days / 1_000_000
         ),
+        Ok(RecordRef::Other(Record::Operate(json))) => format!("operation {json}"),
         Ok(RecordRef::Other(Record::Release(r))) => {
             format!(
                 "release of quarantined {} ({} bytes), times moved by {} s",

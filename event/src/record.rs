@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+use crate::operate::OPERATION_BYTES_MAX;
 use crate::value::TEXT_BYTES_MAX;
 use crate::{
     AgentId, AggregateSpec, DecodeError, DeviceId, EventTime, Function, IngestTime, MetricName,
@@ -29,6 +30,7 @@ const TAG_SET_DEVICE: u8 = 13;
 const TAG_DECOMMISSION: u8 = 14;
 const TAG_RELEASE: u8 = 15;
 const TAG_RETAIN: u8 = 16;
+const TAG_OPERATE: u8 = 17;
 
 /// Most attributes that one [`DeviceChange`] names.
 pub const ATTRIBUTES_MAX: usize = 64;
@@ -207,6 +209,9 @@ pub enum Record {
     Release(Release),
     /// How long results are kept from now on.
     Retain(Retention),
+    /// What an operator does about alerts, as JSON ([`crate::Operation`]); in partition 0 only. At most
+    /// [`OPERATION_BYTES_MAX`] bytes.
+    Operate(String),
 }
 
 /// A record as it is read: a batch stays where it is.
@@ -241,6 +246,7 @@ impl Record {
             Self::Decommission(device) => body(TAG_DECOMMISSION, device),
             Self::Release(r) => body(TAG_RELEASE, r),
             Self::Retain(r) => body(TAG_RETAIN, r),
+            Self::Operate(json) => body(TAG_OPERATE, json),
         }
     }
 
@@ -319,6 +325,14 @@ impl<'a> RecordRef<'a> {
                     return Err(DecodeError::Invalid { what, at: 1 });
                 }
                 Record::Retain(keep)
+            }
+            TAG_OPERATE => {
+                let json: &str = body(rest, "operator record")?;
+                if json.len() > OPERATION_BYTES_MAX {
+                    let what = "operation of more than 16 KiB";
+                    return Err(DecodeError::Invalid { what, at: 1 });
+                }
+                Record::Operate(json.to_owned())
             }
             found => return Err(DecodeError::UnknownVersion { found }),
         }))
@@ -428,6 +442,7 @@ mod tests {
             days: 3_000_000,
         };
         written(Record::Retain(keep), "10 80 89 7a 80 92 f4 01 80 9b ee 02");
+        written(Record::Operate("{}".to_owned()), "11 02 7b 7d");
     }
 
     #[test]
@@ -456,6 +471,7 @@ mod tests {
             shift: 0,
             record: vec![TAG_RELEASE, 1, 0, 0],
         }));
+        invalid(Record::Operate(" ".repeat(OPERATION_BYTES_MAX + 1)));
         invalid(Record::Retain(Retention {
             hours: 0,
             ..Retention::default()

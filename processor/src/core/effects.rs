@@ -42,6 +42,17 @@ pub struct Notice {
     pub alert: Alert,
 }
 
+/// An operator's record, as the log has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Operated {
+    /// Its place in the partition: it is applied at most once by it.
+    pub offset: u64,
+    /// Ingest time, microseconds.
+    pub at: i64,
+    /// An [`event::Operation`].
+    pub json: String,
+}
+
 /// The ledger and the statuses of a partition at a moment of ingest time.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Summary {
@@ -93,6 +104,8 @@ pub struct Effects {
     pub alerts: Vec<Alert>,
     /// Notifications to send.
     pub notices: Vec<Notice>,
+    /// What operators did about alerts.
+    pub operations: Vec<Operated>,
     /// Refused and quarantined input.
     pub quarantine: Vec<QuarantineItem>,
     /// Incidents.

@@ -34,7 +34,7 @@ mod warm;
 mod windows;
 
 pub use cold::Saving;
-pub use effects::{Changed, Declarations, Effects, Notice, NoticeKind, Summary};
+pub use effects::{Changed, Declarations, Effects, Notice, NoticeKind, Operated, Summary};
 pub use history::StoredRow;
 pub use kinds::check_kind;
 pub use partition::{Partition, Sizes};

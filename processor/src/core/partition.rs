@@ -14,7 +14,7 @@ use super::alerts::Alerts;
 use super::cold::{Outbox, Saving};
 use super::count::{Origin, Scratch};
 use super::declare::Declared;
-use super::effects::{Changed, Effects};
+use super::effects::{Changed, Effects, Operated};
 use super::flush::Scan;
 use super::group::Group;
 use super::held::Held;
@@ -242,6 +242,12 @@ impl Partition {
             Record::Decommission(device) => self.decommission(device.as_str()),
             Record::Release(release) => self.release(&release, fx),
             Record::Retain(retention) => self.retention = retention,
+            // It changes nothing here: the record gives it a place in the order of things.
+            Record::Operate(json) => fx.operations.push(Operated {
+                offset: self.offset - 1,
+                at: self.now,
+                json,
+            }),
             // `decode` never gives an owned batch.
             Record::Batch(_) => {}
         }
