@@ -16,7 +16,11 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("views", &["event"]),
     ("edge-agent", &["event", "rules"]),
     ("ingest", &["event", "eventlog"]),
-    ("processor", &["event", "eventlog", "rules", "views"]),
+    ("notify", &[]),
+    (
+        "processor",
+        &["event", "eventlog", "notify", "rules", "views"],
+    ),
     ("dashboard", &["event", "views"]),
     ("simulator", &["event"]),
     ("tests/model", &[]),
