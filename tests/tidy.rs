@@ -49,7 +49,7 @@ const ONLY: &[(&str, &[&str])] = &[
 ];
 
 /// Where neither clocks nor randomness nor threads nor I/O may be.
-const PURE: &[&str] = &["event/src", "rules/src", "views/src", "processor/src/core"];
+const PURE: &[&str] = &["event/src", "rules/src", "views/src", "processor/src/core", "processor/src/alerting"];
 const BANNED_IN_PURE: &[&str] = &[
     "SystemTime",
     "Instant",

@@ -5,6 +5,7 @@
 //! gives each partition a thread that follows the log, writes the views, saves checkpoints and hands
 //! notices to the durable [`outbox`], from which [`webhook`] delivers them.
 
+pub mod alerting;
 pub mod core;
 pub mod outbox;
 pub mod runtime;

@@ -8,6 +8,7 @@
 
 pub mod completeness;
 pub mod model;
+pub mod oncall;
 pub mod part;
 pub mod sketch;
 pub mod store;
