@@ -16,6 +16,7 @@ pub mod columns;
 pub mod command;
 pub mod id;
 pub mod incarnation;
+pub mod order;
 pub mod reason;
 pub mod record;
 pub mod slot;
@@ -34,6 +35,7 @@ pub use columns::{Cell, Columns, Series};
 pub use command::Command;
 pub use id::{AgentId, DeviceId, IdError, MetricName};
 pub use incarnation::Incarnation;
+pub use order::{CommandControl, Order, RolloutOrder};
 pub use reason::RefusalReason;
 pub use record::{
     Declaration, DeviceChange, Plain, PlainSample, Record, RecordRef, Refused, Release, Retention,

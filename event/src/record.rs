@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+use crate::order::{CommandControl, Order, checked};
 use crate::value::TEXT_BYTES_MAX;
 use crate::{
     AgentId, AggregateSpec, DecodeError, DeviceId, EventTime, Function, IngestTime, MetricName,
@@ -29,6 +30,8 @@ const TAG_SET_DEVICE: u8 = 13;
 const TAG_DECOMMISSION: u8 = 14;
 const TAG_RELEASE: u8 = 15;
 const TAG_RETAIN: u8 = 16;
+const TAG_COMMAND: u8 = 18;
+const TAG_COMMAND_CONTROL: u8 = 19;
 
 /// Most attributes that one [`DeviceChange`] names.
 pub const ATTRIBUTES_MAX: usize = 64;
@@ -207,6 +210,10 @@ pub enum Record {
     Release(Release),
     /// How long results are kept from now on.
     Retain(Retention),
+    /// A command to a device; in a partition that knows the device.
+    Command(Order),
+    /// What steers commands.
+    CommandControl(CommandControl),
 }
 
 /// A record as it is read: a batch stays where it is.
@@ -241,6 +248,8 @@ impl Record {
             Self::Decommission(device) => body(TAG_DECOMMISSION, device),
             Self::Release(r) => body(TAG_RELEASE, r),
             Self::Retain(r) => body(TAG_RETAIN, r),
+            Self::Command(r) => body(TAG_COMMAND, r),
+            Self::CommandControl(r) => body(TAG_COMMAND_CONTROL, r),
         }
     }
 
@@ -319,6 +328,15 @@ impl<'a> RecordRef<'a> {
                     return Err(DecodeError::Invalid { what, at: 1 });
                 }
                 Record::Retain(keep)
+            }
+            TAG_COMMAND => {
+                let what = "command record";
+                Record::Command(checked(body(rest, what)?, Order::check, what)?)
+            }
+            TAG_COMMAND_CONTROL => {
+                let what = "record that steers commands";
+                let control = checked(body(rest, what)?, CommandControl::check, what)?;
+                Record::CommandControl(control)
             }
             found => return Err(DecodeError::UnknownVersion { found }),
         }))
