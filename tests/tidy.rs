@@ -49,7 +49,14 @@ const ONLY: &[(&str, &[&str])] = &[
 ];
 
 /// Where neither clocks nor randomness nor threads nor I/O may be.
-const PURE: &[&str] = &["event/src", "rules/src", "views/src", "processor/src/core", "processor/src/alerting"];
+const PURE: &[&str] = &[
+    "event/src",
+    "rules/src",
+    "views/src",
+    "processor/src/core",
+    "processor/src/alerting",
+    "processor/src/rollout",
+];
 const BANNED_IN_PURE: &[&str] = &[
     "SystemTime",
     "Instant",

@@ -125,13 +125,6 @@ pub enum Operation {
         /// Who says so.
         by: String,
     },
-    /// The commands of a rule go on after a failure stopped them: its canaries begin anew.
-    ResetCommands {
-        /// The rule.
-        rule: String,
-        /// Who says so.
-        by: String,
-    },
 }
 
 /// A field of an operation that cannot be right.
@@ -225,7 +218,6 @@ impl Operation {
                 spec.check()
             }
             Self::Expire { id: old, by } => id("id", old).and_then(|()| person(by)),
-            Self::ResetCommands { rule, by } => id("rule", rule).and_then(|()| person(by)),
         }
     }
 

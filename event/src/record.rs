@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use crate::operate::OPERATION_BYTES_MAX;
+use crate::order::{CommandControl, Order, checked};
 use crate::value::TEXT_BYTES_MAX;
 use crate::{
     AgentId, AggregateSpec, DecodeError, DeviceId, EventTime, Function, IngestTime, MetricName,
@@ -31,6 +32,8 @@ const TAG_DECOMMISSION: u8 = 14;
 const TAG_RELEASE: u8 = 15;
 const TAG_RETAIN: u8 = 16;
 const TAG_OPERATE: u8 = 17;
+const TAG_COMMAND: u8 = 18;
+const TAG_COMMAND_CONTROL: u8 = 19;
 
 /// Most attributes that one [`DeviceChange`] names.
 pub const ATTRIBUTES_MAX: usize = 64;
@@ -212,6 +215,10 @@ pub enum Record {
     /// What an operator does about alerts, as JSON ([`crate::Operation`]); in partition 0 only. At most
     /// [`OPERATION_BYTES_MAX`] bytes.
     Operate(String),
+    /// A command to a device; in a partition that knows the device.
+    Command(Order),
+    /// What steers commands.
+    CommandControl(CommandControl),
 }
 
 /// A record as it is read: a batch stays where it is.
@@ -247,6 +254,8 @@ impl Record {
             Self::Release(r) => body(TAG_RELEASE, r),
             Self::Retain(r) => body(TAG_RETAIN, r),
             Self::Operate(json) => body(TAG_OPERATE, json),
+            Self::Command(r) => body(TAG_COMMAND, r),
+            Self::CommandControl(r) => body(TAG_COMMAND_CONTROL, r),
         }
     }
 
@@ -333,6 +342,15 @@ impl<'a> RecordRef<'a> {
                     return Err(DecodeError::Invalid { what, at: 1 });
                 }
                 Record::Operate(json.to_owned())
+            }
+            TAG_COMMAND => {
+                let what = "command record";
+                Record::Command(checked(body(rest, what)?, Order::check, what)?)
+            }
+            TAG_COMMAND_CONTROL => {
+                let what = "record that steers commands";
+                let control = checked(body(rest, what)?, CommandControl::check, what)?;
+                Record::CommandControl(control)
             }
             found => return Err(DecodeError::UnknownVersion { found }),
         }))

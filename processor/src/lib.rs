@@ -3,10 +3,12 @@
 //!
 //! [`core`] is the state machine of one partition: records in, effects out, nothing else. [`runtime`]
 //! gives each partition a thread that follows the log, writes the views, saves checkpoints and hands
-//! notices to the durable [`outbox`], from which [`webhook`] delivers them.
+//! notices to the durable [`outbox`], from which [`webhook`] delivers them. [`rollout`] decides whether a
+//! command may go out.
 
 pub mod alerting;
 pub mod core;
 pub mod outbox;
+pub mod rollout;
 pub mod runtime;
 pub mod webhook;

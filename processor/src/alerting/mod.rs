@@ -177,7 +177,6 @@ impl Alerting {
                 }
                 Ok(())
             }
-            Operation::ResetCommands { .. } => Ok(()),
         }
     }
 
