@@ -81,6 +81,7 @@ impl Alerting {
         let many = self.flaps.note(subject, at);
         let mutes = self.mutes(&facts);
         let muted = mutes.any();
+        self.command(partition, &facts, mutes.is_maintenance());
         let explained = self.inhibition.add(&facts);
         let flaps = self.flaps.get(subject).is_some();
         let mut pages = Vec::new();

@@ -8,9 +8,11 @@
 //!
 //! - `life`: an alert begins, changes, ends; what mutes it; which pages it is in.
 //! - `page`: what one page says, and when.
+//! - `commands`: what devices are told to do because of an alert.
 //! - `flap`, `inhibit`, `silence`, `matcher`, `settings`: the parts that decide.
 //! - `rows`: what is saved, and reading it back.
 
+mod commands;
 mod facts;
 mod flap;
 mod inhibit;
@@ -31,6 +33,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use event::{Operation, operate};
 
 use crate::core::{Notice, NoticeKind, Operated};
+use commands::Commands;
 use facts::Facts;
 use flap::Flaps;
 use inhibit::Inhibition;
@@ -40,6 +43,7 @@ use rule::RuleFacts;
 use silence::Silences;
 use timers::{Timer, Timers};
 
+pub use commands::CommandOutcome;
 pub use matcher::{Matchers, parse as parse_matcher};
 pub use output::{Outgoing, Output};
 pub use settings::{
@@ -65,6 +69,8 @@ pub struct Alerting {
     now: i64,
     /// Place of the newest operator's record that was applied.
     applied: Option<u64>,
+    /// The same of those that steer commands.
+    steered: Option<u64>,
     next_page: u64,
     rules: BTreeMap<String, RuleFacts>,
     /// By alert id: open ones, and ended ones that a replay could tell again or that are still shown.
@@ -80,6 +86,7 @@ pub struct Alerting {
     silences: Silences,
     inhibition: Inhibition,
     flaps: Flaps,
+    commands: Commands,
     timers: Timers,
     /// Pages whose first message is still to be put together.
     fresh: BTreeSet<u64>,
@@ -99,6 +106,7 @@ impl Alerting {
             settings,
             now: i64::MIN,
             applied: None,
+            steered: None,
             next_page: 1,
             rules: BTreeMap::new(),
             episodes: BTreeMap::new(),
@@ -110,6 +118,7 @@ impl Alerting {
             silences: Silences::default(),
             inhibition,
             flaps,
+            commands: Commands::default(),
             timers,
             fresh: BTreeSet::new(),
             touched: output::Touched::default(),
@@ -231,6 +240,7 @@ impl Alerting {
             match timer {
                 Timer::Page(id) => self.page_due(id),
                 Timer::Flap(subject) => self.flap_due(subject),
+                Timer::Commands => self.commands_due(),
                 Timer::Mutes => {
                     self.touched.all_silences = true;
                     self.recheck_all();

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use notify::{Kind, Message};
 use views::model::Time;
-use views::oncall::{AlertPage, Mark, Silence};
+use views::oncall::{AlertPage, CommandDecision, Mark, Silence};
 
 use super::life::Episode;
 use super::page::Ack;
@@ -34,6 +34,8 @@ pub struct Output {
     pub pages: Vec<(u64, Option<AlertPage>)>,
     /// All silences and maintenance windows, if any of them changed.
     pub silences: Option<Vec<Silence>>,
+    /// Changed decisions about commands by id of the command; none = it is forgotten.
+    pub commands: Vec<(String, Option<CommandDecision>)>,
 }
 
 impl Output {
@@ -51,6 +53,9 @@ pub(crate) struct Touched {
     pub(crate) pages: BTreeSet<u64>,
     pub(crate) flaps: BTreeSet<u64>,
     pub(crate) silences: BTreeSet<Box<str>>,
+    /// Commands by id, and rules by name.
+    pub(crate) commands: BTreeSet<Box<str>>,
+    pub(crate) rules: BTreeSet<Box<str>>,
     /// Silences began or ended by themselves.
     pub(crate) all_silences: bool,
 }
@@ -118,8 +123,16 @@ impl Alerting {
         for id in touched.silences {
             out.rows.push(rows::silence(&id, self.silences.get(&id)));
         }
+        for id in touched.commands {
+            out.rows.push(rows::asked(&id, self.commands.asked(&id)));
+            out.commands
+                .push((id.to_string(), self.commands.model(&id)));
+        }
+        for rule in touched.rules {
+            out.rows.push(rows::rule(&rule, self.commands.rule(&rule)));
+        }
         if touched.base {
-            out.rows.push(rows::base(self.applied, self.next_page));
+            out.rows.push(rows::base(self));
         }
         out
     }
@@ -137,6 +150,7 @@ impl Alerting {
                 .map(|(id, p)| (*id, Some(p.model())))
                 .collect(),
             silences: Some(self.all_silences()),
+            commands: self.commands.models().collect(),
             ..Output::default()
         }
     }

@@ -4,11 +4,13 @@ use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
+use super::commands::Asked;
 use super::flap::Flap;
 use super::life::Episode;
 use super::page::Page;
 use super::silence::Stored;
 use super::{Alerting, STORM_TIME, Settings};
+use crate::rollout::Rollout;
 
 /// Rows of alerting begin with it; others of the same table do not.
 pub const PREFIX: &[u8] = b"alerting/";
@@ -18,6 +20,8 @@ const EPISODE: u8 = b'e';
 const PAGE: u8 = b'p';
 const FLAP: u8 = b'f';
 const SILENCE: u8 = b's';
+const COMMAND: u8 = b'c';
+const RULE: u8 = b'r';
 const BASE: u8 = b'b';
 
 /// A key and what is there now.
@@ -53,11 +57,27 @@ pub(crate) fn silence(id: &str, silence: Option<&Stored>) -> Change {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Base {
     applied: Option<u64>,
+    steered: Option<u64>,
     next_page: u64,
+    /// The stop switch of commands.
+    stopped: bool,
 }
 
-pub(crate) fn base(applied: Option<u64>, next_page: u64) -> Change {
-    let base = Base { applied, next_page };
+pub(crate) fn asked(id: &str, asked: Option<&Asked>) -> Change {
+    row(COMMAND, id.as_bytes(), asked)
+}
+
+pub(crate) fn rule(name: &str, rollout: Option<&Rollout>) -> Change {
+    row(RULE, name.as_bytes(), rollout)
+}
+
+pub(crate) fn base(alerting: &Alerting) -> Change {
+    let base = Base {
+        applied: alerting.applied,
+        steered: alerting.steered,
+        next_page: alerting.next_page,
+        stopped: alerting.commands.is_stopped(),
+    };
     row(BASE, &[], Some(&base))
 }
 
@@ -90,11 +110,11 @@ impl Alerting {
             };
             let (kind, id) = (rest.first().copied(), rest.get(2..).unwrap_or_default());
             let number = || <[u8; 8]>::try_from(id).map(u64::from_be_bytes);
-            let text = || String::from_utf8_lossy(id).into();
+            let text = || String::from_utf8_lossy(id).into_owned();
             match kind {
                 Some(EPISODE) => {
                     let episode: Episode = read(value, "alert")?;
-                    alerting.episodes.insert(text(), episode);
+                    alerting.episodes.insert(text().into(), episode);
                 }
                 Some(PAGE) => {
                     let page: Page = read(value, "page")?;
@@ -107,10 +127,20 @@ impl Alerting {
                         .insert(subject, read(value, "flapping alert")?);
                 }
                 Some(SILENCE) => alerting.silences.restore(read(value, "silence")?)?,
+                Some(COMMAND) => {
+                    let asked = read(value, "decision about a command")?;
+                    alerting.commands.restore_asked(text().into(), asked);
+                }
+                Some(RULE) => {
+                    let rollout = read(value, "rule's commands")?;
+                    alerting.commands.restore_rule(text(), rollout);
+                }
                 Some(BASE) => {
                     let base: Base = read(value, "state of alerting")?;
                     alerting.applied = base.applied;
+                    alerting.steered = base.steered;
                     alerting.next_page = base.next_page;
+                    alerting.commands.restore_base(base.stopped);
                 }
                 _ => {
                     let key = String::from_utf8_lossy(key);
@@ -166,6 +196,7 @@ impl Alerting {
                 times.push_back(opened);
             }
         }
+        self.reschedule_commands();
         let open: Vec<u64> = self.open_pages.values().copied().collect();
         open.into_iter().for_each(|id| self.reschedule(id));
         for subject in self.flaps.subjects() {

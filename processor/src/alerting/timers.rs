@@ -7,6 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 pub(crate) enum Timer {
     /// Silences and maintenance windows.
     Mutes,
+    /// Commands that wait.
+    Commands,
     /// A page, by its number.
     Page(u64),
     /// A subject that flaps.
