@@ -6,6 +6,7 @@
 //! that the processor has seen. Memory holds the newest windows; older ones are asked for through
 //! [`HistorySource`].
 
+pub mod commands;
 pub mod completeness;
 pub mod model;
 pub mod oncall;
@@ -15,6 +16,7 @@ pub mod store;
 #[cfg(test)]
 mod testing;
 
+pub use commands::{Command, CommandQuery, CommandStop, Rollout};
 pub use completeness::{CompletenessIndex, Counts};
 pub use part::{
     DeviceQuery, DeviceSource, Group, HistoryQuery, HistorySource, LagReport, Origin,

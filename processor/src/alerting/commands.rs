@@ -15,6 +15,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::Alerting;
 use super::facts::Facts;
 use super::timers::Timer;
+use crate::core::CommandOutcome;
 use crate::rollout::{Ask, Decision, Limits, Outcome, Released, Rollout, Rollouts};
 
 /// Decisions remembered. Of more, the oldest of which nothing more is to come are forgotten.
@@ -22,15 +23,6 @@ const DECISIONS_MAX: usize = 2000;
 /// After the canary so many commands of a rule may fail within an hour; one more stops the rule's commands.
 const FAILURES_MAX: u32 = 2;
 const FAILURES_FOR: i64 = 3_600_000_000;
-
-/// What became of a command, as the partition of its device learned it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CommandOutcome {
-    /// The command.
-    pub id: String,
-    /// How it ended; none if it was taken back before it was sent.
-    pub state: Option<event::command::State>,
-}
 
 /// One command that an alert asked for.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -297,11 +289,17 @@ impl Alerting {
         let Some(asked) = self.commands.asked.get_mut(&*outcome.id) else {
             return;
         };
-        if !asked.open || outcome.state.is_some_and(|s| !s.is_final()) {
+        if outcome.state.is_some_and(|s| !s.is_final()) || asked.order.is_some() {
+            return;
+        }
+        if asked.outcome != outcome.state {
+            asked.outcome = outcome.state;
+            self.touched.commands.insert(outcome.id.as_str().into());
+        }
+        if !asked.open {
             return;
         }
         asked.open = false;
-        asked.outcome = outcome.state;
         let (rule, at) = (asked.rule.clone(), asked.at);
         let what = match outcome.state {
             Some(State::Succeeded) => Outcome::Succeeded,

@@ -43,7 +43,6 @@ use rule::RuleFacts;
 use silence::Silences;
 use timers::{Timer, Timers};
 
-pub use commands::CommandOutcome;
 pub use matcher::{Matchers, parse as parse_matcher};
 pub use output::{Outgoing, Output};
 pub use settings::{

@@ -9,6 +9,7 @@ use views::model::{Alert, Time};
 use views::oncall::{AlertPage, Mark};
 
 use super::*;
+use crate::core::CommandOutcome;
 
 mod life_tests;
 mod mute_tests;

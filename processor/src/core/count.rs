@@ -278,6 +278,7 @@ impl Partition {
                 None => s.metrics.push(metric),
             }
         }
+        self.commands.resolve(&self.registry.metrics);
     }
 
     fn resolve_pairs(&mut self, columns: &Columns, simple: bool, s: &mut Scratch) {
@@ -516,6 +517,11 @@ impl Partition {
                 continue;
             }
             counted += 1;
+            if self.commands.is_report(pair.metric)
+                && let Cell::Text(text) = value
+            {
+                self.command_report(origin.agent, t, columns.texts.get(text), fx);
+            }
             if pair.device < RECENT_DEVICES_MAX {
                 self.remember(pair.device, pair.metric, t, value, columns);
             }

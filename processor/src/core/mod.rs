@@ -9,6 +9,7 @@ mod agents;
 mod aggregate;
 mod alerts;
 mod cold;
+mod commands;
 mod count;
 mod declare;
 mod device_set;
@@ -34,7 +35,10 @@ mod warm;
 mod windows;
 
 pub use cold::Saving;
-pub use effects::{Changed, Declarations, Effects, Notice, NoticeKind, Operated, Summary};
+pub use effects::{
+    Changed, CommandOutcome, Declarations, Effects, Notice, NoticeKind, Operated, SendCommand,
+    Summary,
+};
 pub use history::StoredRow;
 pub use kinds::check_kind;
 pub use partition::{Partition, Sizes};

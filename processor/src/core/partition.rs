@@ -12,6 +12,7 @@ use super::agents::{Agents, Fresh};
 use super::aggregate::Aggregate;
 use super::alerts::Alerts;
 use super::cold::{Outbox, Saving};
+use super::commands::Commands;
 use super::count::{Origin, Scratch};
 use super::declare::Declared;
 use super::effects::{Changed, Effects, Operated};
@@ -90,6 +91,7 @@ pub struct Partition {
     /// Sum over everything that went cold: the part of the state hash that no snapshot holds.
     pub(crate) cold_digest: u64,
     pub(crate) alerts: Alerts,
+    pub(crate) commands: Commands,
     pub(crate) held: Held,
     pub(crate) totals: Totals,
     pub(crate) reasons: BTreeMap<RefusalReason, u64>,
@@ -188,6 +190,7 @@ impl Partition {
             self.record(record.as_ref(), fx);
         }
         self.flush(fx);
+        self.show_commands(fx);
     }
 
     fn record(&mut self, bytes: &[u8], fx: &mut Effects) {
@@ -227,6 +230,8 @@ impl Partition {
                     }
                     self.agents.set_online(number, status.status.online);
                     self.contact(number);
+                    // It says so when it connects.
+                    self.dispatch(number, true, fx);
                 }
             }
             Record::Tick => {}
@@ -248,6 +253,8 @@ impl Partition {
                 at: self.now,
                 json,
             }),
+            Record::Command(order) => self.command(order, fx),
+            Record::CommandControl(control) => self.control_commands(control, fx),
             // `decode` never gives an owned batch.
             Record::Batch(_) => {}
         }
@@ -264,6 +271,7 @@ impl Partition {
         let Some(number) = self.agent(name, false) else {
             return self.no_room(name, "agents", count, fx);
         };
+        let back = self.commands.awaits(number) && self.is_away(number);
         self.contact(number);
         let shift = self.agents.correction(number, &header, self.now);
         if let Some(last) = header.last_seq() {
@@ -339,6 +347,9 @@ impl Partition {
         }
         if let Some(conflict) = self.agents.take_header(number, &header, self.now) {
             self.incident(name, conflict.0, fx);
+        }
+        if back {
+            self.dispatch(number, true, fx);
         }
     }
 

@@ -19,6 +19,7 @@ use super::agents::Agents;
 use super::aggregate::Aggregate;
 use super::alerts::{Active, Alerts, EndedAlert, Place};
 use super::cold::{Settlement, TIERS};
+use super::commands::Commands;
 use super::declare::Declared;
 use super::flat;
 use super::flush::Scan;
@@ -31,7 +32,7 @@ use super::partition::Partition;
 use super::registry::Registry;
 use super::windows::{Cell, Due, Life};
 
-const VERSION: u8 = 5;
+const VERSION: u8 = 6;
 
 /// Why a stored state cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -63,6 +64,7 @@ struct Rare {
     retention: Retention,
     active_alerts: Vec<(Place, Active)>,
     history: VecDeque<EndedAlert>,
+    commands: Commands,
     held: Held,
     reasons: BTreeMap<RefusalReason, u64>,
     scan: Scan,
@@ -139,6 +141,7 @@ impl Partition {
                 .map(|(p, a)| (*p, a.clone()))
                 .collect(),
             history: self.alerts.history.clone(),
+            commands: self.commands.clone(),
             held: self.held.clone(),
             reasons: self.reasons.clone(),
             scan: self.scan.clone(),
@@ -403,6 +406,10 @@ impl Partition {
             rare.active_alerts.into_iter().collect(),
             rare.history,
         );
+        self.commands = rare.commands;
+        let agents = self.agents.len() as u32;
+        let sound = self.commands.rebuild(devices, agents, self.offset);
+        sound.then_some(())?;
         self.declared = rare.declared;
         self.retention = rare.retention;
         self.held = rare.held;

@@ -99,6 +99,11 @@ impl Rollout {
         self.out.len()
     }
 
+    /// Whether a command was sent and has not ended.
+    pub fn is_out(&self, id: &str) -> bool {
+        self.out.contains_key(id)
+    }
+
     /// Commands that wait.
     pub fn waiting(&self) -> usize {
         self.waiting.len()

@@ -1,8 +1,9 @@
 //! Threads, checkpoints and effects around the core.
 //!
 //! One thread per partition: it restores the newest checkpoint, replays the log to its end, publishes
-//! what it has, and follows. Until it has caught up nothing but notices leaves it: those go to the outbox,
-//! where ids decide what is new.
+//! what it has, and follows. Until it has caught up two things only leave it: notices, which go to the outbox,
+//! where ids decide what is new; and records that a partition writes for another, which may come twice. Commands
+//! of a replay are not sent: what is still unanswered at its end is.
 
 mod lookup;
 mod past;
@@ -21,6 +22,7 @@ use eventlog::{Log, PartitionId};
 use tokio_util::sync::CancellationToken;
 use views::Views;
 
+use crate::core::SendCommand;
 use crate::outbox::Outbox;
 use crate::webhook::Target;
 use saver::Saver;
@@ -28,6 +30,24 @@ use worker::Worker;
 
 /// Microseconds UTC now; passed in so that tests can say what time it is.
 pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
+
+/// The way of a command to its agent's connection: says whether it was handed over. It must not wait. What is
+/// not handed over is given again later.
+#[derive(Clone)]
+pub struct Downlink(Arc<dyn Fn(&SendCommand) -> bool + Send + Sync>);
+
+impl Downlink {
+    /// Wraps what carries commands down.
+    pub fn new(send: impl Fn(&SendCommand) -> bool + Send + Sync + 'static) -> Self {
+        Self(Arc::new(send))
+    }
+}
+
+impl std::fmt::Debug for Downlink {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Downlink")
+    }
+}
 
 /// How the processor runs.
 #[derive(Debug, Clone)]
@@ -43,6 +63,8 @@ pub struct Settings {
     pub read_bytes: usize,
     /// Where notices go.
     pub targets: Vec<Target>,
+    /// Where commands go; none: nowhere, they wait until they expire.
+    pub downlink: Option<Downlink>,
 }
 
 impl Default for Settings {
@@ -53,6 +75,7 @@ impl Default for Settings {
             log_keep_bytes: 2 << 30,
             read_bytes: 4 << 20,
             targets: Vec::new(),
+            downlink: None,
         }
     }
 }

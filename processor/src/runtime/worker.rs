@@ -1,12 +1,14 @@
 //! One partition's thread.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use bytes::Bytes;
+use event::command::State as CommandState;
 use eventlog::{Log, Offset, PartitionId};
 use views::Views;
 use views::model::{FileReport, PartitionReport};
@@ -16,7 +18,7 @@ use super::lookup::Lookup;
 use super::past::Past;
 use super::saver::{Done, Failure, Job, Saver};
 use super::{Clock, Settings};
-use crate::core::{Changed, Effects, Partition};
+use crate::core::{Changed, Effects, Partition, SendCommand};
 use crate::outbox::Outbox;
 
 /// Between two looks at the stop flag and the checkpoint timer.
@@ -36,6 +38,9 @@ const COLD_MAX: usize = 200_000;
 const COLD_READ_AT_ONCE: usize = 256;
 /// ... and that may wait for it. Beyond it the oldest are dropped from the views' memory; a query reads them.
 const COLD_WAITING_MAX: usize = 20_000;
+
+/// Records in one append.
+const APPENDED_AT_ONCE: usize = 500;
 
 /// A place in the log that may be trimmed to once it is old enough.
 struct Mark {
@@ -173,6 +178,7 @@ impl Worker {
             self.read(|worker, mut fx| {
                 // Views are filled from the state when it is whole; notices cannot be had later.
                 worker.save_notices(&mut fx, stop);
+                worker.save_appends(&mut fx, stop);
                 seen.quarantine.append(&mut fx.quarantine);
                 seen.incidents.append(&mut fx.incidents);
                 seen.quarantine
@@ -184,6 +190,12 @@ impl Worker {
         }
         self.state().publish(&mut seen);
         self.publish(seen, stop);
+        let unanswered = self
+            .state
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .unanswered();
+        self.send(&unanswered);
         caught_up();
         loop {
             if self.offset() == self.log.end(partition) {
@@ -255,10 +267,85 @@ impl Worker {
         fx.notices.clear();
     }
 
+    /// Records for other partitions must be durable before a checkpoint says that they were made, too.
+    fn save_appends(&mut self, fx: &mut Effects, stop: &AtomicBool) {
+        let mut by_partition: BTreeMap<u16, Vec<Bytes>> = BTreeMap::new();
+        for (partition, record) in fx.appends.drain(..) {
+            let records = by_partition.entry(partition).or_default();
+            records.push(record.encode().into());
+        }
+        for (partition, records) in by_partition {
+            for some in records.chunks(APPENDED_AT_ONCE) {
+                self.append(PartitionId(partition), some, stop);
+            }
+        }
+    }
+
+    fn append(&mut self, to: PartitionId, records: &[Bytes], stop: &AtomicBool) {
+        while let Err(error) = self.log.append_blocking(to, records.to_vec()) {
+            let passing = matches!(
+                error,
+                eventlog::Error::Full { .. } | eventlog::Error::Io { .. }
+            );
+            tracing::error!(
+                partition = self.number,
+                to = to.0,
+                "failed to append what commands need{}: {error}",
+                if passing { ", trying again" } else { "" }
+            );
+            if !passing {
+                return;
+            }
+            let since = Instant::now();
+            while since.elapsed() < CHECKPOINT_RETRY {
+                if stop.load(Ordering::Acquire) {
+                    // No checkpoint is saved after this, so the next start makes them again.
+                    self.abandoned = true;
+                    return;
+                }
+                std::thread::sleep(NAP);
+            }
+        }
+    }
+
+    /// Hands commands to the connections of their agents.
+    fn send(&self, sends: &[SendCommand]) {
+        for send in sends {
+            let handed_over = self.settings.downlink.as_ref().is_some_and(|d| (d.0)(send));
+            let result = match handed_over {
+                true => "handed_over",
+                false => "not_connected",
+            };
+            metrics::counter!("tidewatch_command_sends_total", "result" => result).increment(1);
+            tracing::debug!(
+                id = send.command.id,
+                agent = send.agent,
+                result,
+                "a command was sent"
+            );
+        }
+    }
+
     /// Hands effects on. Notices are durable before anything shows.
     fn publish(&mut self, mut fx: Effects, stop: &AtomicBool) {
         let n = self.number;
         self.save_notices(&mut fx, stop);
+        self.save_appends(&mut fx, stop);
+        // The log has what they come from.
+        self.send(&fx.sends);
+        for outcome in &fx.outcomes {
+            let state = match outcome.state {
+                Some(CommandState::Succeeded) => "succeeded",
+                Some(CommandState::Failed) => "failed",
+                Some(CommandState::Expired) => "expired",
+                Some(CommandState::Refused) => "refused",
+                Some(CommandState::Running) | None => "cancelled",
+            };
+            metrics::counter!("tidewatch_commands_ended_total", "state" => state).increment(1);
+        }
+        for command in fx.commands {
+            self.views.push_command(command);
+        }
         if let Some(declared) = fx.declared.take() {
             super::show(&self.views, n, &declared);
         }
@@ -596,8 +683,6 @@ fn newest_before(
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::AtomicI64;
-
-    use bytes::Bytes;
 
     use super::*;
 

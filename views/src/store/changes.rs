@@ -78,6 +78,8 @@ impl Views {
             windows,
             dropped,
             alerts,
+            commands: pending.commands.into_values().collect(),
+            commands_dropped: pending.commands_dropped,
             overview: pending.overview,
         }
     }

@@ -5,6 +5,7 @@
 //! rings.
 
 mod changes;
+mod commands;
 mod merge;
 mod read;
 mod rows;
@@ -17,6 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGua
 
 use event::AggregateSpec;
 
+use crate::commands::Command;
 use crate::completeness::CompletenessIndex;
 use crate::model::{
     Alert, FileReport, Incident, Notification, PartitionReport, QuarantineItem, Row, Totals,
@@ -47,6 +49,10 @@ pub struct Changes {
     pub dropped: u64,
     /// Changed alerts.
     pub alerts: Vec<Alert>,
+    /// Changed commands; of one that changed again the newest form only.
+    pub commands: Vec<Command>,
+    /// Changed commands that found no room.
+    pub commands_dropped: u64,
     /// Whether the overview may have changed.
     pub overview: bool,
 }
@@ -79,6 +85,8 @@ struct Pending {
     rows: BTreeSet<(u32, i64, Group)>,
     dropped: u64,
     alerts: BTreeSet<String>,
+    commands: BTreeMap<String, Command>,
+    commands_dropped: u64,
     overview: bool,
 }
 

@@ -16,7 +16,7 @@ use crate::part::{DeviceSource, Group, HistorySource, LagReport, RowPart, Status
 /// Newest windows of a group whose completeness is watched for changes.
 const WATCHED_WINDOWS: usize = 60;
 /// Changed rows remembered between two frames of the live stream.
-const CHANGES_MAX: usize = 500;
+pub(super) const CHANGES_MAX: usize = 500;
 
 /// Writing: for the processor only.
 impl Views {

@@ -284,6 +284,7 @@ fn decisions(b: &Bench) -> Vec<(String, String, Option<String>)> {
 fn outcome(b: &mut Bench, alert: &Alert, state: event::command::State) {
     let outcome = CommandOutcome {
         id: format!("rule-{}", alert.id),
+        origin: event::order::Origin::Rule(alert.rule.clone()),
         state: Some(state),
     };
     // Said twice is said once.
