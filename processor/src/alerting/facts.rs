@@ -81,13 +81,16 @@ fn find<'a>(pairs: &'a Pairs, name: &str) -> Option<&'a str> {
 impl Facts {
     pub(crate) fn new(alert: &Alert, agent: Option<&str>, rule: Option<&RuleFacts>) -> Self {
         let finite = |value: f64| Some(value).filter(|v| v.is_finite());
+        let kind = rule.map_or("", |r| &r.kind);
+        // An agent that is offline is itself what the alert is on.
+        let own = (kind == "offline").then_some(alert.device.as_str());
         Self {
             id: alert.id.as_str().into(),
             rule: alert.rule.as_str().into(),
-            kind: rule.map_or("", |r| &r.kind).into(),
+            kind: kind.into(),
             severity: Severity::of(alert.severity),
             device: alert.device.as_str().into(),
-            agent: agent.unwrap_or_default().into(),
+            agent: agent.or(own).unwrap_or_default().into(),
             metric: alert.metric.as_str().into(),
             group: pairs(&alert.group),
             labels: rule.map_or_else(Pairs::new, |r| pairs(&r.labels)),

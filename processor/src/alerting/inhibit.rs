@@ -90,7 +90,7 @@ impl Inhibition {
             }
             let sources = self.sources.get(&self.key(at, facts))?;
             // Two alerts that are both sources and targets would silence each other.
-            let is_source = sources.contains_key(&facts.id);
+            let is_source = self.all[at].source.hold(facts);
             let other =
                 |(id, both): &(&Box<str>, &bool)| **id != facts.id && !(is_source && **both);
             sources.iter().find(other).map(|(id, _)| &**id)
