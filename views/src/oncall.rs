@@ -55,6 +55,50 @@ pub struct MarkedAlert {
     pub mark: Mark,
 }
 
+/// What changed of it: everything that is given replaces what was there.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct OnCallChange {
+    /// By alert id; none = nothing is known of it any more.
+    pub marks: Vec<(String, Option<Mark>)>,
+    /// Pages by number; none = it is no more.
+    pub pages: Vec<(u64, Option<AlertPage>)>,
+    /// All silences and maintenance windows.
+    pub silences: Option<Vec<Silence>>,
+    /// Decisions by id of the command; none = it is forgotten.
+    pub commands: Vec<(String, Option<CommandDecision>)>,
+}
+
+impl OnCallChange {
+    /// Adds what changed after it.
+    pub fn append(&mut self, mut later: Self) {
+        self.marks.append(&mut later.marks);
+        self.pages.append(&mut later.pages);
+        self.silences = later.silences.or(self.silences.take());
+        self.commands.append(&mut later.commands);
+    }
+}
+
+/// Which alerts.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AlertQuery {
+    /// `pending`, `firing` or `resolved`.
+    pub state: Option<String>,
+    /// A severity.
+    pub severity: Option<String>,
+    /// A rule.
+    pub rule: Option<String>,
+    /// A device.
+    pub device: Option<String>,
+    /// Attributes of the device and their texts.
+    pub attributes: Vec<(String, String)>,
+    /// Whether somebody looks after it.
+    pub acknowledged: Option<bool>,
+    /// Whether it is silenced, in maintenance or inhibited.
+    pub silenced: Option<bool>,
+    /// The key of a page.
+    pub page: Option<String>,
+}
+
 /// What people got for a group of alerts.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct AlertPage {
@@ -104,7 +148,7 @@ pub struct Silence {
     /// `silence` or `maintenance`.
     #[schema(value_type = String)]
     pub kind: &'static str,
-    /// `pending`, `active` or `expired`, at the time of asking.
+    /// `pending`, `active` or `expired`.
     #[schema(value_type = String)]
     pub state: &'static str,
     /// All must hold.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use notify::{Kind, Message};
 use views::model::Time;
-use views::oncall::{AlertPage, CommandDecision, Mark, Silence};
+use views::oncall::{Mark, OnCallChange, Silence};
 
 use super::life::Episode;
 use super::page::Ack;
@@ -28,20 +28,21 @@ pub struct Output {
     pub rows: Vec<(Vec<u8>, Option<Vec<u8>>)>,
     /// In the order in which they were decided.
     pub outgoing: Vec<Outgoing>,
-    /// By alert id; none = nothing is known of it any more.
-    pub marks: Vec<(String, Option<Mark>)>,
-    /// Changed pages by number; none = it is no more.
-    pub pages: Vec<(u64, Option<AlertPage>)>,
-    /// All silences and maintenance windows, if any of them changed.
-    pub silences: Option<Vec<Silence>>,
-    /// Changed decisions about commands by id of the command; none = it is forgotten.
-    pub commands: Vec<(String, Option<CommandDecision>)>,
+    /// For the views.
+    pub shown: OnCallChange,
 }
 
 impl Output {
     /// Whether there is nothing to save and nothing to show.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
+    }
+
+    /// Adds what was decided after it.
+    pub fn append(&mut self, mut later: Self) {
+        self.rows.append(&mut later.rows);
+        self.outgoing.append(&mut later.outgoing);
+        self.shown.append(later.shown);
     }
 }
 
@@ -105,20 +106,23 @@ impl Alerting {
         for id in touched.episodes {
             let episode = self.episodes.get(&id);
             out.rows.push(rows::episode(&id, episode));
-            out.marks
+            out.shown
+                .marks
                 .push((id.to_string(), episode.map(|e| self.mark(e))));
         }
         for id in touched.pages {
             let page = self.pages.get(&id);
             out.rows.push(rows::page(id, page));
-            out.pages.push((id, page.map(super::page::Page::model)));
+            out.shown
+                .pages
+                .push((id, page.map(super::page::Page::model)));
         }
         for subject in touched.flaps {
             out.rows
                 .push(rows::flap(subject, self.flaps.stored(subject)));
         }
         if !touched.silences.is_empty() || touched.all_silences {
-            out.silences = Some(self.all_silences());
+            out.shown.silences = Some(self.all_silences());
         }
         for id in touched.silences {
             out.rows.push(rows::silence(&id, self.silences.get(&id)));
@@ -138,20 +142,16 @@ impl Alerting {
     }
 
     /// Everything for the views, as it is now: for the start.
-    pub fn show(&self) -> Output {
+    pub fn show(&self) -> OnCallChange {
         let marks = self.episodes.iter();
-        Output {
+        let pages = self.pages.iter();
+        OnCallChange {
             marks: marks
                 .map(|(id, e)| (id.to_string(), Some(self.mark(e))))
                 .collect(),
-            pages: self
-                .pages
-                .iter()
-                .map(|(id, p)| (*id, Some(p.model())))
-                .collect(),
+            pages: pages.map(|(id, p)| (*id, Some(p.model()))).collect(),
             silences: Some(self.all_silences()),
             commands: self.commands.models().collect(),
-            ..Output::default()
         }
     }
 

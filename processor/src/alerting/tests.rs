@@ -132,13 +132,13 @@ impl Bench {
             };
         }
         self.sent.extend(out.outgoing);
-        for (id, mark) in out.marks {
+        for (id, mark) in out.shown.marks {
             match mark {
                 Some(mark) => self.marks.insert(id, mark),
                 None => self.marks.remove(&id),
             };
         }
-        for (id, page) in out.pages {
+        for (id, page) in out.shown.pages {
             match page {
                 Some(page) => self.pages.insert(id, page),
                 None => self.pages.remove(&id),

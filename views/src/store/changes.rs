@@ -67,17 +67,21 @@ impl Views {
         let mut alerts = Vec::new();
         for part in &self.parts {
             let part = read(part);
+            let on_call = read(&self.on_call);
             alerts.extend(
                 pending
                     .alerts
                     .iter()
-                    .filter_map(|id| part.alerts.get(id).cloned()),
+                    .filter_map(|id| Some(on_call.marked(part.alerts.get(id)?))),
             );
         }
+        let pages = pending.pages.iter();
+        let pages = pages.filter_map(|key| self.alert_page(key)).collect();
         Changes {
             windows,
             dropped,
             alerts,
+            pages,
             commands: pending.commands.into_values().collect(),
             commands_dropped: pending.commands_dropped,
             overview: pending.overview,

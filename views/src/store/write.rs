@@ -32,6 +32,7 @@ impl Views {
             sources: RwLock::default(),
             histories: RwLock::default(),
             notifications: RwLock::default(),
+            on_call: RwLock::default(),
             files: RwLock::default(),
             pending: Mutex::default(),
             shown_open: Mutex::default(),
