@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use dashboard::control::{Change, Control, ControlError, Place, Submitted};
-use event::Record;
+use event::operate::OPERATION_BYTES_MAX;
+use event::{Operation, Record};
 use eventlog::{Error, Log, PartitionId};
+use processor::alerting::Matchers;
 use processor::core::check_kind;
 use rules::{Rule, RuleError};
 use serde_json::Value;
@@ -46,6 +48,10 @@ impl LogControl {
             Change::Decommission { partitions, device } => {
                 (partitions, Record::Decommission(device))
             }
+            Change::Operate(operation) => {
+                check_operation(&operation)?;
+                (vec![0], Record::Operate(operation.to_json()))
+            }
             Change::Release { partition, release } => (vec![partition], Record::Release(release)),
         })
     }
@@ -81,6 +87,26 @@ impl Control for LogControl {
     fn submit(&self, change: Change) -> Submitted<'_> {
         Box::pin(self.append(change))
     }
+}
+
+/// What alerting would skip is refused here, where somebody hears of it.
+fn check_operation(operation: &Operation) -> Result<(), ControlError> {
+    let invalid = |field: &str, message: String| ControlError::Invalid {
+        field: field.to_owned(),
+        message,
+    };
+    operation
+        .check()
+        .map_err(|error| invalid(error.field, error.message))?;
+    if let Operation::Silence { spec, .. } = operation {
+        Matchers::new(&spec.matchers).map_err(|message| invalid("matchers", message))?;
+    }
+    let size = operation.to_json().len();
+    if size > OPERATION_BYTES_MAX {
+        let message = format!("has {size} bytes in the log; at most {OPERATION_BYTES_MAX} fit");
+        return Err(invalid("body", message));
+    }
+    Ok(())
 }
 
 fn unavailable(message: &str) -> ControlError {

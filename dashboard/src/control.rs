@@ -4,7 +4,7 @@
 use std::future::Future;
 use std::pin::Pin;
 
-use event::{AggregateSpec, DeviceChange, DeviceId, Release};
+use event::{AggregateSpec, DeviceChange, DeviceId, Operation, Release};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -40,6 +40,8 @@ pub enum Change {
         /// What.
         release: Release,
     },
+    /// What an operator does about alerts, not yet checked. In partition 0.
+    Operate(Operation),
 }
 
 /// A place in the log.

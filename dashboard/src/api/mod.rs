@@ -14,6 +14,7 @@ mod overview;
 mod params;
 mod quarantine;
 mod rules;
+mod silences;
 mod system;
 mod windows;
 mod write;
@@ -187,6 +188,13 @@ pub fn router() -> (Router<Shared>, OpenApi) {
         ))
         .routes(routes!(devices::recent))
         .routes(routes!(alerts::alerts))
+        .routes(routes!(alerts::alert))
+        .routes(routes!(alerts::acknowledge))
+        .routes(routes!(alerts::unacknowledge))
+        .routes(routes!(alerts::pages))
+        .routes(routes!(alerts::automation))
+        .routes(routes!(silences::silences, silences::set_silence))
+        .routes(routes!(silences::silence, silences::expire_silence))
         .routes(routes!(rules::rules))
         .routes(routes!(rules::rule, rules::set_rule, rules::remove_rule))
         .routes(routes!(notifications::notifications))

@@ -25,12 +25,12 @@ const LIST_MAX: usize = 64;
 /// as a rule within a second.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Accepted {
-    /// `aggregate`, `rule`, `device` or `quarantine`.
+    /// `aggregate`, `rule`, `device`, `quarantine`, `alert` or `silence`.
     #[schema(value_type = String)]
     pub kind: &'static str,
     /// Its name or id.
     pub name: String,
-    /// `set`, `removed`, `decommissioned` or `released`.
+    /// `set`, `removed`, `decommissioned`, `released`, `acknowledged`, `unacknowledged` or `expired`.
     #[schema(value_type = String)]
     pub action: &'static str,
     /// Where it stands in the log.
@@ -72,18 +72,37 @@ impl Writer {
         name: String,
         action: &'static str,
     ) -> Result<(StatusCode, Json<Accepted>), ApiError> {
-        let at = self.0.submit(change).await.map_err(|error| match error {
+        let at = self.place(change).await?;
+        Ok(Accepted::of(kind, name, action, at))
+    }
+
+    /// Submits a change: where it stands.
+    ///
+    /// **Errors**: 400 that names the field; 503 if the log does not take it.
+    pub async fn place(&self, change: Change) -> Result<Vec<Place>, ApiError> {
+        self.0.submit(change).await.map_err(|error| match error {
             ControlError::Invalid { field, message } => ApiError::bad_parameter(&field, message),
             ControlError::Unavailable(message) => ApiError::busy(message),
-        })?;
+        })
+    }
+}
+
+impl Accepted {
+    /// The answer to a change that is durable.
+    pub fn of(
+        kind: &'static str,
+        name: String,
+        action: &'static str,
+        at: Vec<Place>,
+    ) -> (StatusCode, Json<Self>) {
         tracing::info!(kind, name, action, "a change entered the log");
-        let accepted = Accepted {
+        let accepted = Self {
             kind,
             name,
             action,
             at,
         };
-        Ok((StatusCode::ACCEPTED, Json(accepted)))
+        (StatusCode::ACCEPTED, Json(accepted))
     }
 }
 
@@ -180,6 +199,14 @@ impl Body {
             Some(Value::String(text)) => Ok(Some(text)),
             Some(_) => Err(ApiError::bad_parameter(field, "must be a text in quotes")),
         }
+    }
+
+    /// A text that must be there.
+    ///
+    /// **Errors**: 400 if it is absent or something else.
+    pub fn needed(&self, field: &str) -> Result<String, ApiError> {
+        let text = self.text(field)?.map(str::to_owned);
+        text.ok_or_else(|| ApiError::bad_parameter(field, format!("`{field}` is needed")))
     }
 
     /// A list of texts.

@@ -7,7 +7,8 @@ use serde::Serialize;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use views::Views;
-use views::model::{Alert, Overview, Row};
+use views::model::{Overview, Row};
+use views::oncall::{AlertPage, MarkedAlert};
 
 use super::frame::Frame;
 use super::hub::Hub;
@@ -69,7 +70,12 @@ struct Windows<'a> {
 
 #[derive(Serialize)]
 struct Alerts<'a> {
-    items: &'a [Alert],
+    items: &'a [MarkedAlert],
+}
+
+#[derive(Serialize)]
+struct Pages<'a> {
+    items: &'a [AlertPage],
 }
 
 impl Feed {
@@ -89,6 +95,9 @@ impl Feed {
         // Alerts first: of all that may be late they matter most.
         for items in changes.alerts.chunks(ITEMS_MAX) {
             self.send("alerts", &Alerts { items })?;
+        }
+        for items in changes.pages.chunks(ITEMS_MAX) {
+            self.send("pages", &Pages { items })?;
         }
         if !changes.windows.is_empty() || changes.dropped > 0 {
             let items = &changes.windows[..changes.windows.len().min(ITEMS_MAX)];

@@ -127,6 +127,11 @@ impl Views {
         pending.overview = true;
     }
 
+    /// The newest ingest time that was processed, microseconds; none before the first.
+    pub fn now(&self) -> Option<i64> {
+        self.parts.iter().filter_map(|part| read(part).now).max()
+    }
+
     /// The alerts that match, newest first (by the time at which they were learned).
     pub fn alerts(
         &self,
