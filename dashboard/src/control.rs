@@ -4,7 +4,7 @@
 use std::future::Future;
 use std::pin::Pin;
 
-use event::{AggregateSpec, DeviceChange, DeviceId, Release};
+use event::{AggregateSpec, CommandControl, DeviceChange, DeviceId, Order, Release};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -39,6 +39,20 @@ pub enum Change {
         partition: u16,
         /// What.
         release: Release,
+    },
+    /// A command to a device. Checked.
+    Command {
+        /// The partition that knows the device.
+        partition: u16,
+        /// What.
+        order: Order,
+    },
+    /// What steers commands. Checked.
+    CommandControl {
+        /// The partition that it is for; none: all of them.
+        partition: Option<u16>,
+        /// What.
+        control: CommandControl,
     },
 }
 

@@ -20,7 +20,7 @@ pub struct ErrorBody {
 /// What is wrong with a call.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct ErrorDetail {
-    /// For programs: `bad_parameter`, `not_found`, `method_not_allowed`, `wrong_host`, `wrong_origin`,
+    /// For programs: `bad_parameter`, `not_found`, `conflict`, `method_not_allowed`, `wrong_host`, `wrong_origin`,
     /// `read_only`, `not_json`, `too_large`, `busy`, `not_ready` or `internal`.
     #[schema(value_type = String)]
     pub code: &'static str,
@@ -61,6 +61,11 @@ impl ApiError {
     /// 404: there is no such thing.
     pub fn not_found(message: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, "not_found", message)
+    }
+
+    /// 409: it contradicts what is there.
+    pub fn conflict(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, "conflict", message)
     }
 
     /// 405: the path exists, but not for this method.
