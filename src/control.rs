@@ -53,6 +53,11 @@ impl LogControl {
                 (vec![0], Record::Operate(operation.to_json()))
             }
             Change::Release { partition, release } => (vec![partition], Record::Release(release)),
+            Change::Command { partition, order } => (vec![partition], Record::Command(order)),
+            Change::CommandControl { partition, control } => (
+                partition.map_or_else(|| self.all(), |p| vec![p]),
+                Record::CommandControl(control),
+            ),
         })
     }
 

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use bytes::Bytes;
-use event::{Declaration, Record, Retention};
+use event::{AgentId, Declaration, Record, Retention};
 use eventlog::{Log, PartitionId};
-use processor::runtime::Processor;
+use processor::runtime::{Downlink, Processor};
 use tokio_util::sync::CancellationToken;
 use views::Views;
 
@@ -107,7 +107,7 @@ pub async fn serve(
         Arc::new(move || steady.now())
     };
     let declaration = config.declaration()?;
-    let settings = config.processor_settings()?;
+    let mut settings = config.processor_settings()?;
     let retention = config.retention()?;
     dashboard::metrics::install();
 
@@ -168,6 +168,7 @@ pub async fn serve(
     page.views
         .expect(declaration.aggregates.clone(), rules.collect());
     let failed = CancellationToken::new();
+    settings.downlink = Some(downlink(ingest.downlink()));
     let processor = {
         let (log, views, failed) = (log.clone(), page.views.clone(), failed.clone());
         tokio::task::spawn_blocking(move || {
@@ -223,6 +224,19 @@ pub async fn serve(
             std::process::exit(code);
         }
     }
+}
+
+/// Commands go to their agents as acks do. Of one that is not handed over nothing is left here: the processor
+/// gives it again.
+fn downlink(to: ingest::Downlink) -> Downlink {
+    Downlink::new(move |send| {
+        let Ok(agent) = AgentId::new(&send.agent) else {
+            return false;
+        };
+        let payload = send.command.encode().into();
+        to.send(&agent, &event::topic::command(&agent), payload)
+            .is_ok()
+    })
 }
 
 /// Puts into every partition what the configuration says of results. Blocks the thread.

@@ -4,7 +4,7 @@
 use std::future::Future;
 use std::pin::Pin;
 
-use event::{AggregateSpec, DeviceChange, DeviceId, Operation, Release};
+use event::{AggregateSpec, CommandControl, DeviceChange, DeviceId, Operation, Order, Release};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -42,6 +42,20 @@ pub enum Change {
     },
     /// What an operator does about alerts, not yet checked. In partition 0.
     Operate(Operation),
+    /// A command to a device. Checked.
+    Command {
+        /// The partition that knows the device.
+        partition: u16,
+        /// What.
+        order: Order,
+    },
+    /// What steers commands. Checked.
+    CommandControl {
+        /// The partition that it is for; none: all of them.
+        partition: Option<u16>,
+        /// What.
+        control: CommandControl,
+    },
 }
 
 /// A place in the log.

@@ -116,7 +116,9 @@ pub async fn alert(
         .query(move |views| {
             let alert = views.alert(&id)?;
             let key = alert.mark.page.clone();
-            let sent = key.as_deref().map(|key| views.notifications_of(key, SHOWN_MAX));
+            let sent = key
+                .as_deref()
+                .map(|key| views.notifications_of(key, SHOWN_MAX));
             Some(AlertDetail {
                 in_page: key.as_deref().and_then(|key| views.alert_page(key)),
                 notifications: sent.unwrap_or_default(),
@@ -221,11 +223,11 @@ async fn must_be_open(shared: &Shared, id: &str) -> Result<(), ApiError> {
     let found = shared.query(move |views| views.alert(&asked)).await?;
     let alert = found.ok_or_else(|| unknown(id))?.alert;
     match (alert.state, alert.notified) {
-        ("resolved", _) => Err(ApiError::conflict("id", "the alert is over")),
+        ("resolved", _) => Err(ApiError::conflict("the alert is over").with_field("id")),
         (_, false) => Err(ApiError::conflict(
-            "id",
             "nobody was paged for the alert yet: it is pending, or its agent has not caught up",
-        )),
+        )
+        .with_field("id")),
         _ => Ok(()),
     }
 }
@@ -279,9 +281,7 @@ pub async fn automation(
     let alert = params.text("alert").map(str::to_owned);
     let (after, limit) = (params.after(), params.limit()?);
     let page = shared
-        .query(move |views| {
-            views.command_decisions(alert.as_deref(), after.as_deref(), limit + 1)
-        })
+        .query(move |views| views.command_decisions(alert.as_deref(), after.as_deref(), limit + 1))
         .await?;
     let (items, next) = cut(page.items, limit, |d| d.id.clone());
     Ok(Json(Counted {

@@ -20,8 +20,8 @@ pub struct ErrorBody {
 /// What is wrong with a call.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct ErrorDetail {
-    /// For programs: `bad_parameter`, `not_found`, `method_not_allowed`, `wrong_host`, `wrong_origin`,
-    /// `read_only`, `not_json`, `conflict`, `too_large`, `busy`, `not_ready` or `internal`.
+    /// For programs: `bad_parameter`, `not_found`, `conflict`, `method_not_allowed`, `wrong_host`, `wrong_origin`,
+    /// `read_only`, `not_json`, `too_large`, `busy`, `not_ready` or `internal`.
     #[schema(value_type = String)]
     pub code: &'static str,
     /// For people: what is wrong and what would be right.
@@ -61,6 +61,11 @@ impl ApiError {
     /// 404: there is no such thing.
     pub fn not_found(message: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, "not_found", message)
+    }
+
+    /// 409: it contradicts what is there.
+    pub fn conflict(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, "conflict", message)
     }
 
     /// 405: the path exists, but not for this method.
@@ -103,11 +108,6 @@ impl ApiError {
             "not_json",
             "send JSON with `content-type: application/json`",
         )
-    }
-
-    /// 409: `field` names something that is not in a state for that.
-    pub fn conflict(field: &str, message: impl Into<String>) -> Self {
-        Self::new(StatusCode::CONFLICT, "conflict", message).with_field(field)
     }
 
     /// 413: the request's body is larger than `limit` bytes.

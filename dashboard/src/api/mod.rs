@@ -3,6 +3,7 @@
 
 mod aggregates;
 mod alerts;
+mod commands;
 mod description;
 mod devices;
 mod error;
@@ -13,6 +14,7 @@ mod notifications;
 mod overview;
 mod params;
 mod quarantine;
+mod rollouts;
 mod rules;
 mod silences;
 mod system;
@@ -195,6 +197,15 @@ pub fn router() -> (Router<Shared>, OpenApi) {
         .routes(routes!(alerts::automation))
         .routes(routes!(silences::silences, silences::set_silence))
         .routes(routes!(silences::silence, silences::expire_silence))
+        .routes(routes!(commands::give))
+        .routes(routes!(commands::commands))
+        .routes(routes!(commands::stop, commands::set_stop))
+        .routes(routes!(rollouts::rollouts, rollouts::begin))
+        .routes(routes!(rollouts::rollout))
+        .routes(routes!(rollouts::stop))
+        .routes(routes!(rollouts::resume))
+        .routes(routes!(commands::command))
+        .routes(routes!(commands::cancel))
         .routes(routes!(rules::rules))
         .routes(routes!(rules::rule, rules::set_rule, rules::remove_rule))
         .routes(routes!(notifications::notifications))

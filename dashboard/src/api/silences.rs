@@ -139,9 +139,8 @@ pub async fn set_silence(
         }
     };
     let wrong_matchers = |e: serde_json::Error| {
-        let message = format!(
-            "must be a list of {{\"name\", \"value\", \"isRegex\", \"isEqual\"}}: {e}"
-        );
+        let message =
+            format!("must be a list of {{\"name\", \"value\", \"isRegex\", \"isEqual\"}}: {e}");
         ApiError::bad_parameter("matchers", message)
     };
     let matchers = body.0.get("matchers").cloned().unwrap_or(Value::Null);
@@ -160,7 +159,7 @@ pub async fn set_silence(
     };
     let old = body.text("id")?.map(str::to_owned);
     let (id, at) = submit(&writer, &shared, old, spec).await?;
-    Ok(Accepted::of("silence", id, "set", at))
+    Ok(accepted(id, "set", at))
 }
 
 /// Enters a silence into the log. Its id, and where it stands.
@@ -179,11 +178,11 @@ pub(super) async fn submit(
         let known = known.ok_or_else(|| unknown(old))?;
         if known.weekly {
             let message = "the window is part of the configuration and is changed there";
-            return Err(ApiError::conflict("id", message));
+            return Err(ApiError::conflict(message).with_field("id"));
         }
         if known.ends_at.0 <= now {
             let message = "the silence is over; make a new one, without an id";
-            return Err(ApiError::conflict("id", message));
+            return Err(ApiError::conflict(message).with_field("id"));
         }
     }
     if spec.starts == i64::MIN {
@@ -196,7 +195,10 @@ pub(super) async fn submit(
         id: old.clone(),
         spec,
     };
-    let at = writer.place(Change::Operate(operation)).await?;
+    let name = old.as_deref().unwrap_or("new");
+    let at = writer
+        .append(Change::Operate(operation), "silence", name, "set")
+        .await?;
     let offset = at.first().map_or(0, |p| p.offset);
     Ok((old.unwrap_or_else(|| silence_id(offset)), at))
 }
@@ -223,7 +225,7 @@ pub async fn expire_silence(
     let body = Body::read(body, &["by"])?;
     let by = body.text("by")?.unwrap_or(SOMEBODY).to_owned();
     let at = expire(&writer, &shared, &id, by).await?;
-    Ok(Accepted::of("silence", id, "expired", at))
+    Ok(accepted(id, "expired", at))
 }
 
 /// Ends a silence.
@@ -237,13 +239,24 @@ pub(super) async fn expire(
     let known = shared.query(move |views| views.silence(&asked)).await?;
     if known.ok_or_else(|| unknown(id))?.weekly {
         let message = "the window is part of the configuration and is changed there";
-        return Err(ApiError::conflict("id", message));
+        return Err(ApiError::conflict(message).with_field("id"));
     }
     let operation = Operation::Expire {
         id: id.to_owned(),
         by,
     };
-    writer.place(Change::Operate(operation)).await
+    let change = Change::Operate(operation);
+    writer.append(change, "silence", id, "expired").await
+}
+
+fn accepted(name: String, action: &'static str, at: Vec<Place>) -> (StatusCode, Json<Accepted>) {
+    let accepted = Accepted {
+        kind: "silence",
+        name,
+        action,
+        at,
+    };
+    (StatusCode::ACCEPTED, Json(accepted))
 }
 
 fn time(body: &Body, field: &str) -> Result<Option<i64>, ApiError> {

@@ -25,12 +25,14 @@ const LIST_MAX: usize = 64;
 /// as a rule within a second.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Accepted {
-    /// `aggregate`, `rule`, `device`, `quarantine`, `alert` or `silence`.
+    /// `aggregate`, `rule`, `device`, `quarantine`, `command`, `commands`, `rollout`, `alert` or
+    /// `silence`.
     #[schema(value_type = String)]
     pub kind: &'static str,
     /// Its name or id.
     pub name: String,
-    /// `set`, `removed`, `decommissioned`, `released`, `acknowledged`, `unacknowledged` or `expired`.
+    /// `set`, `removed`, `decommissioned`, `released`, `cancelled`, `on`, `off`, `stopped`, `resumed`,
+    /// `acknowledged`, `unacknowledged` or `expired`.
     #[schema(value_type = String)]
     pub action: &'static str,
     /// Where it stands in the log.
@@ -62,6 +64,24 @@ impl FromRequestParts<Shared> for Writer {
 }
 
 impl Writer {
+    /// Submits a change and gives the places where it stands.
+    ///
+    /// **Errors**: as [`Self::submit`].
+    pub async fn append(
+        &self,
+        change: Change,
+        kind: &'static str,
+        name: &str,
+        action: &'static str,
+    ) -> Result<Vec<Place>, ApiError> {
+        let at = self.0.submit(change).await.map_err(|error| match error {
+            ControlError::Invalid { field, message } => ApiError::bad_parameter(&field, message),
+            ControlError::Unavailable(message) => ApiError::busy(message),
+        })?;
+        tracing::info!(kind, name, action, "a change entered the log");
+        Ok(at)
+    }
+
     /// Submits a change and says where it stands.
     ///
     /// **Errors**: 400 that names the field; 503 if the log does not take it.
@@ -72,31 +92,8 @@ impl Writer {
         name: String,
         action: &'static str,
     ) -> Result<(StatusCode, Json<Accepted>), ApiError> {
-        let at = self.place(change).await?;
-        Ok(Accepted::of(kind, name, action, at))
-    }
-
-    /// Submits a change: where it stands.
-    ///
-    /// **Errors**: 400 that names the field; 503 if the log does not take it.
-    pub async fn place(&self, change: Change) -> Result<Vec<Place>, ApiError> {
-        self.0.submit(change).await.map_err(|error| match error {
-            ControlError::Invalid { field, message } => ApiError::bad_parameter(&field, message),
-            ControlError::Unavailable(message) => ApiError::busy(message),
-        })
-    }
-}
-
-impl Accepted {
-    /// The answer to a change that is durable.
-    pub fn of(
-        kind: &'static str,
-        name: String,
-        action: &'static str,
-        at: Vec<Place>,
-    ) -> (StatusCode, Json<Self>) {
-        tracing::info!(kind, name, action, "a change entered the log");
-        let accepted = Self {
+        let at = self.append(change, kind, &name, action).await?;
+        let accepted = Accepted {
             kind,
             name,
             action,

@@ -6,9 +6,9 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
-use views::Views;
 use views::model::{Overview, Row};
 use views::oncall::{AlertPage, MarkedAlert};
+use views::{Command, Views};
 
 use super::frame::Frame;
 use super::hub::Hub;
@@ -69,6 +69,12 @@ struct Windows<'a> {
 }
 
 #[derive(Serialize)]
+struct Commands<'a> {
+    items: &'a [Command],
+    dropped: u64,
+}
+
+#[derive(Serialize)]
 struct Alerts<'a> {
     items: &'a [MarkedAlert],
 }
@@ -98,6 +104,11 @@ impl Feed {
         }
         for items in changes.pages.chunks(ITEMS_MAX) {
             self.send("pages", &Pages { items })?;
+        }
+        if !changes.commands.is_empty() {
+            let items = &changes.commands;
+            let dropped = changes.commands_dropped;
+            self.send("commands", &Commands { items, dropped })?;
         }
         if !changes.windows.is_empty() || changes.dropped > 0 {
             let items = &changes.windows[..changes.windows.len().min(ITEMS_MAX)];

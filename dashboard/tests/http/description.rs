@@ -6,13 +6,22 @@ use serde_json::Value;
 
 use crate::fixture::start;
 
-const CALLS: [&str; 22] = [
+const CALLS: [&str; 31] = [
     "/api/openapi.json",
     "/api/v1/aggregates",
     "/api/v1/aggregates/{name}",
     "/api/v1/alerts",
+    "/api/v1/commands",
+    "/api/v1/commands/rollouts",
+    "/api/v1/commands/rollouts/{id}",
+    "/api/v1/commands/rollouts/{id}/resume",
+    "/api/v1/commands/rollouts/{id}/stop",
+    "/api/v1/commands/stop",
+    "/api/v1/commands/{id}",
+    "/api/v1/commands/{id}/cancel",
     "/api/v1/devices",
     "/api/v1/devices/{id}",
+    "/api/v1/devices/{id}/commands",
     "/api/v1/devices/{id}/recent",
     "/api/v1/ledger",
     "/api/v1/ledger/too_old",
@@ -85,8 +94,14 @@ async fn every_call_is_described_and_exists() {
     let expected = [
         "put /api/v1/aggregates/{name}",
         "delete /api/v1/aggregates/{name}",
+        "post /api/v1/commands/rollouts",
+        "post /api/v1/commands/rollouts/{id}/resume",
+        "post /api/v1/commands/rollouts/{id}/stop",
+        "put /api/v1/commands/stop",
+        "post /api/v1/commands/{id}/cancel",
         "put /api/v1/devices/{id}",
         "delete /api/v1/devices/{id}",
+        "post /api/v1/devices/{id}/commands",
         "post /api/v1/quarantine/{id}/release",
         "put /api/v1/rules/{name}",
         "delete /api/v1/rules/{name}",

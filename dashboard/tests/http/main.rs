@@ -3,6 +3,7 @@
 mod fixture;
 
 mod calls;
+mod commands;
 mod description;
 mod limits;
 mod live;
