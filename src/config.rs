@@ -1,10 +1,13 @@
 //! Configuration: defaults, then a TOML file, then the environment, then flags. Merged once, checked once,
 //! passed by value.
 
+mod alerting;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use alerting::{AlertingConfig, InhibitConfig, MaintenanceConfig, RouteConfig};
 use anyhow::{Context, bail, ensure};
 use event::aggregate::{AGGREGATES_MAX, ALL_METRICS};
 use event::{AggregateSpec, Declaration, Function, Retention};
@@ -56,6 +59,14 @@ pub struct Config {
     pub aggregates: Vec<AggregateConfig>,
     /// What raises alerts.
     pub rules: Vec<Table>,
+    /// What becomes of alerts.
+    pub alerting: AlertingConfig,
+    /// Who hears of which alerts.
+    pub routes: Vec<RouteConfig>,
+    /// Which alerts explain others.
+    pub inhibit: Vec<InhibitConfig>,
+    /// Times of the week at which alerts are expected.
+    pub maintenance: Vec<MaintenanceConfig>,
     /// Where alerts go.
     pub webhooks: Vec<WebhookConfig>,
 }
@@ -71,6 +82,10 @@ impl Default for Config {
             dashboard: dashboard::Settings::default(),
             aggregates: Vec::new(),
             rules: Vec::new(),
+            alerting: AlertingConfig::default(),
+            routes: Vec::new(),
+            inhibit: Vec::new(),
+            maintenance: Vec::new(),
             webhooks: Vec::new(),
         }
     }
@@ -213,6 +228,9 @@ fn merge(
         "webhooks".to_owned(),
         example(&["name", "url", "secret", "secret_env", "secret_file"]),
     );
+    for (name, keys) in alerting::known() {
+        known.insert(name.to_owned(), keys);
+    }
     let mut table = Table::new();
     if let Some(path) = file {
         let shown = path.display();
@@ -538,9 +556,24 @@ impl Config {
             )?,
             log_keep: duration("log.keep", &self.log.keep, 0)?,
             log_keep_bytes: self.log.keep_bytes,
+            alerting: self.alerting_settings()?,
             targets: self.targets()?,
             ..processor::runtime::Settings::default()
         })
+    }
+
+    /// What becomes of alerts.
+    ///
+    /// **Errors**: which table is wrong, in which field, and how it would be right.
+    pub fn alerting_settings(&self) -> anyhow::Result<processor::alerting::Settings> {
+        let notifiers = self.targets()?.into_iter().map(|t| t.name);
+        alerting::settings(
+            &self.alerting,
+            &self.routes,
+            &self.inhibit,
+            &self.maintenance,
+            &notifiers.collect::<Vec<_>>(),
+        )
     }
 
     /// How long results are kept.

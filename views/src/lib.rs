@@ -8,6 +8,7 @@
 
 pub mod commands;
 pub mod completeness;
+pub mod matcher;
 pub mod model;
 pub mod oncall;
 pub mod part;

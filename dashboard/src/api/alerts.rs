@@ -179,7 +179,7 @@ pub async fn acknowledge(
     let body = Body::read(body, &["by", "comment"])?;
     let operation = Operation::Ack {
         alert: id.clone(),
-        by: body.needed("by")?,
+        by: body.needed("by")?.to_owned(),
         comment: body.text("comment")?.unwrap_or_default().to_owned(),
     };
     must_be_open(&shared, &id).await?;
@@ -211,7 +211,7 @@ pub async fn unacknowledge(
     let body = Body::read(body, &["by"])?;
     let operation = Operation::Unack {
         alert: id.clone(),
-        by: body.needed("by")?,
+        by: body.needed("by")?.to_owned(),
     };
     must_be_open(&shared, &id).await?;
     let change = Change::Operate(operation);

@@ -50,6 +50,16 @@ impl ApiError {
         }
     }
 
+    /// Its HTTP status.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// For people.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
     /// 400: the parameter `field` is wrong.
     pub fn bad_parameter(field: &str, message: impl Into<String>) -> Self {
         Self {

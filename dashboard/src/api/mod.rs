@@ -2,6 +2,7 @@
 //! description is served at `/api/openapi.json`.
 
 mod aggregates;
+mod alertmanager;
 mod alerts;
 mod commands;
 mod description;
@@ -215,6 +216,15 @@ pub fn router() -> (Router<Shared>, OpenApi) {
         .routes(routes!(ledger::too_old))
         .routes(routes!(system::system))
         .routes(routes!(live::live))
+        .routes(routes!(alertmanager::status))
+        .routes(routes!(alertmanager::list_receivers))
+        .routes(routes!(alertmanager::alerts))
+        .routes(routes!(alertmanager::groups))
+        .routes(routes!(
+            alertmanager::list_silences,
+            alertmanager::set_silence
+        ))
+        .routes(routes!(alertmanager::silence, alertmanager::expire_silence))
         .routes(routes!(health::healthz))
         .routes(routes!(health::readyz))
         .routes(routes!(health::metrics))

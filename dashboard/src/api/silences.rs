@@ -154,7 +154,7 @@ pub async fn set_silence(
         matchers,
         starts: starts.unwrap_or(i64::MIN),
         ends,
-        by: body.needed("by")?,
+        by: body.needed("by")?.to_owned(),
         comment: body.text("comment")?.unwrap_or_default().to_owned(),
     };
     let old = body.text("id")?.map(str::to_owned);
@@ -203,12 +203,23 @@ pub(super) async fn submit(
     Ok((old.unwrap_or_else(|| silence_id(offset)), at))
 }
 
+/// Who ends it.
+#[derive(Debug, Deserialize, ToSchema)]
+#[allow(
+    dead_code,
+    reason = "for the description; the body is read field by field"
+)]
+pub struct ExpireBody {
+    /// Name of the person, at most 128 bytes.
+    by: Option<String>,
+}
+
 /// End a silence now.
 ///
-/// The body may say who: `{"by": NAME}`.
+/// There may be a body that says who.
 #[utoipa::path(delete, path = "/api/v1/silences/{id}", tag = "alerts", params(
     ("id" = String, Path, description = "Its id"),
-), responses(
+), request_body = ExpireBody, responses(
     (status = 202, body = Accepted, description = "Durable; takes effect within about a second"),
     (status = 403, body = ErrorBody, description = "Changes are not accepted here, or from that page"),
     (status = 404, body = ErrorBody, description = "No such silence"),

@@ -99,7 +99,7 @@ impl Writer {
             action,
             at,
         };
-        (StatusCode::ACCEPTED, Json(accepted))
+        Ok((StatusCode::ACCEPTED, Json(accepted)))
     }
 }
 
@@ -196,14 +196,6 @@ impl Body {
             Some(Value::String(text)) => Ok(Some(text)),
             Some(_) => Err(ApiError::bad_parameter(field, "must be a text in quotes")),
         }
-    }
-
-    /// A text that must be there.
-    ///
-    /// **Errors**: 400 if it is absent or something else.
-    pub fn needed(&self, field: &str) -> Result<String, ApiError> {
-        let text = self.text(field)?.map(str::to_owned);
-        text.ok_or_else(|| ApiError::bad_parameter(field, format!("`{field}` is needed")))
     }
 
     /// A list of texts.

@@ -2,6 +2,7 @@
 
 mod fixture;
 
+mod alerting;
 mod calls;
 mod commands;
 mod description;

@@ -7,8 +7,8 @@ use notify::Entry;
 use serde::{Deserialize, Serialize};
 use views::model::Alert;
 
-use super::matcher::Labels;
 use super::rule::RuleFacts;
+use views::matcher::Labels;
 
 /// Names with texts, in order of the names.
 pub(crate) type Pairs = Vec<(Box<str>, Box<str>)>;

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::facts::Facts;
-use super::matcher::Labels;
 use super::settings::Inhibit;
+use views::matcher::Labels;
 
 /// (position of the inhibition, texts of its `equal` labels).
 type Key = (usize, String);

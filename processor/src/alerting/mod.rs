@@ -9,7 +9,7 @@
 //! - `life`: an alert begins, changes, ends; what mutes it; which pages it is in.
 //! - `page`: what one page says, and when.
 //! - `commands`: what devices are told to do because of an alert.
-//! - `flap`, `inhibit`, `silence`, `matcher`, `settings`: the parts that decide.
+//! - `flap`, `inhibit`, `silence`, `settings`: the parts that decide.
 //! - `rows`: what is saved, and reading it back.
 
 mod commands;
@@ -17,7 +17,6 @@ mod facts;
 mod flap;
 mod inhibit;
 mod life;
-mod matcher;
 mod output;
 mod page;
 mod rows;
@@ -43,12 +42,12 @@ use rule::RuleFacts;
 use silence::Silences;
 use timers::{Timer, Timers};
 
-pub use matcher::{Matchers, parse as parse_matcher};
 pub use output::{Outgoing, Output};
 pub use settings::{
     FlapSettings, GROUP_BY_MAX, Inhibit, Pace, Route, STEPS_MAX, Settings, Step, TABLES_MAX, Window,
 };
 pub use silence::SILENCES_MAX;
+pub use views::matcher::{Matchers, parse as parse_matcher};
 
 /// Name of the route of alerts that no route matches.
 pub const DEFAULT_ROUTE: &str = "default";

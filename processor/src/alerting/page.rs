@@ -8,8 +8,8 @@ use views::model::Time;
 use views::oncall::{Acknowledged, AlertPage};
 
 use super::facts::{Facts, Pairs, Severity};
-use super::matcher::Labels;
 use super::settings::{Pace, Step};
+use views::matcher::Labels;
 
 /// Alerts listed from the beginning of a page; the newest ones have the other places.
 const FIRST_MAX: usize = ENTRIES_MAX / 2;

@@ -2,7 +2,7 @@
 
 use event::Matcher;
 
-use super::matcher::Matchers;
+use views::matcher::Matchers;
 
 const SECOND: i64 = 1_000_000;
 const MINUTE: i64 = 60 * SECOND;

@@ -8,7 +8,7 @@ use views::model::Time;
 use views::oncall;
 
 use super::facts::Facts;
-use super::matcher::Matchers;
+use views::matcher::Matchers;
 
 /// Most silences, expired ones included.
 pub const SILENCES_MAX: usize = 1000;

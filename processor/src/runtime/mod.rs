@@ -8,6 +8,7 @@
 mod lookup;
 mod past;
 mod saver;
+mod stage;
 mod worker;
 
 use std::sync::Arc;
@@ -26,7 +27,11 @@ use crate::core::SendCommand;
 use crate::outbox::Outbox;
 use crate::webhook::Target;
 use saver::Saver;
+use stage::Stage;
 use worker::Worker;
+
+/// Between two looks at whether all partitions have caught up.
+const CAUGHT_UP_NAP: Duration = Duration::from_millis(20);
 
 /// Microseconds UTC now; passed in so that tests can say what time it is.
 pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
@@ -63,6 +68,8 @@ pub struct Settings {
     pub read_bytes: usize,
     /// Where notices go.
     pub targets: Vec<Target>,
+    /// What becomes of alerts.
+    pub alerting: crate::alerting::Settings,
     /// Where commands go; none: nowhere, they wait until they expire.
     pub downlink: Option<Downlink>,
 }
@@ -75,6 +82,7 @@ impl Default for Settings {
             log_keep_bytes: 2 << 30,
             read_bytes: 4 << 20,
             targets: Vec::new(),
+            alerting: crate::alerting::Settings::default(),
             downlink: None,
         }
     }
@@ -104,6 +112,7 @@ fn show(views: &Views, partition: u16, declared: &crate::core::Declarations) {
 pub struct Processor {
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<anyhow::Result<()>>>,
+    stage: Stage,
     delivery: tokio::task::JoinHandle<()>,
     delivery_stop: CancellationToken,
 }
@@ -127,12 +136,14 @@ impl Processor {
         let behind = Arc::new(AtomicUsize::new(usize::from(partitions)));
         let outbox = Outbox::open(log, views, settings.targets.clone())
             .context("failed to read the outbox")?;
+        let stage = Stage::open(settings.alerting.clone(), log, &outbox, views, clock)
+            .context("failed to read the state of alerting")?;
         let saver =
             Saver::start(log).context("failed to start the thread that writes checkpoints")?;
         let mut workers = Vec::with_capacity(usize::from(partitions));
         for number in 0..partitions {
             workers.push(
-                Worker::open(number, settings, log, views, &outbox, &saver, clock)
+                Worker::open(number, settings, log, views, &stage, &saver, clock)
                     .with_context(|| format!("failed to restore partition {number}"))?,
             );
         }
@@ -160,9 +171,28 @@ impl Processor {
                 .context("failed to start a processor thread")?;
             threads.push(thread);
         }
+        threads.push({
+            let (stop, behind, failed) = (stop.clone(), behind.clone(), failed.clone());
+            let stage = stage.clone();
+            std::thread::Builder::new()
+                .name("alerting".to_owned())
+                .spawn(move || {
+                    let _guard = CancelOnDrop {
+                        token: &failed,
+                        stop: &stop,
+                    };
+                    while behind.load(Ordering::Acquire) > 0 && !stop.load(Ordering::Acquire) {
+                        std::thread::sleep(CAUGHT_UP_NAP);
+                    }
+                    stage.run(&stop);
+                    Ok(())
+                })
+                .context("failed to start the thread of alerting")?
+        });
         Ok(Self {
             stop,
             threads,
+            stage,
             delivery,
             delivery_stop,
         })
@@ -174,6 +204,7 @@ impl Processor {
     /// **Errors**: the first error of a partition's thread.
     pub fn stop(self) -> anyhow::Result<Stopping> {
         self.stop.store(true, Ordering::Release);
+        self.stage.wake();
         let mut result = Ok(());
         for thread in self.threads {
             let ended = match thread.join() {

@@ -189,14 +189,10 @@ impl Stage {
         Ok(())
     }
 
-    fn wake(&self) {
+    /// There may be something to do, or it is time to stop.
+    pub(super) fn wake(&self) {
         *lock(&self.0.has_news) = true;
         self.0.news.notify_one();
-    }
-
-    /// Ends [`Self::run`] soon after `stop` was set.
-    pub(super) fn stop(&self) {
-        self.wake();
     }
 
     /// Does what is due until `stop`. To be run on a thread of its own once all partitions have caught up:

@@ -17,9 +17,9 @@ use views::store::RING;
 use super::lookup::Lookup;
 use super::past::Past;
 use super::saver::{Done, Failure, Job, Saver};
+use super::stage::Stage;
 use super::{Clock, Settings};
 use crate::core::{Changed, Effects, Partition, SendCommand};
-use crate::outbox::Outbox;
 
 /// Between two looks at the stop flag and the checkpoint timer.
 const NAP: Duration = Duration::from_millis(200);
@@ -53,7 +53,7 @@ pub(super) struct Worker {
     number: u16,
     log: Log,
     views: Arc<Views>,
-    outbox: Outbox,
+    stage: Stage,
     clock: Clock,
     state: Arc<RwLock<Partition>>,
     past: Arc<Past>,
@@ -83,7 +83,7 @@ impl Worker {
         settings: &Settings,
         log: &Log,
         views: &Arc<Views>,
-        outbox: &Outbox,
+        stage: &Stage,
         saver: &Saver,
         clock: &Clock,
     ) -> anyhow::Result<Self> {
@@ -115,7 +115,7 @@ impl Worker {
         let turn = settings.checkpoint_every * (u32::from(number) + 1) / turns;
         let saved_ingest = saved.map(|_| state.now());
         if let Some(ingest) = saved_ingest {
-            outbox.note_saved(number, ingest);
+            stage.note_saved(number, ingest);
         }
         // Marks of an earlier life are not kept: what was old enough then is found again.
         let mut marks = VecDeque::new();
@@ -134,7 +134,9 @@ impl Worker {
                 bytes: 0,
             });
         }
-        super::show(views, number, &state.declarations());
+        let declared = state.declarations();
+        stage.set_rules(&declared.rules);
+        super::show(views, number, &declared);
         let state = Arc::new(RwLock::new(state));
         views.add_device_source(Arc::new(Lookup(state.clone())));
         let past = Arc::new(Past::new(log, partition, &state));
@@ -143,7 +145,7 @@ impl Worker {
             number,
             log: log.clone(),
             views: views.clone(),
-            outbox: outbox.clone(),
+            stage: stage.clone(),
             clock: clock.clone(),
             state,
             past,
@@ -246,13 +248,17 @@ impl Worker {
         Ok(())
     }
 
-    /// Notices must be durable before a checkpoint says that they were made: on a full disk the
-    /// partition waits here, and ingest acknowledges nothing meanwhile either.
+    /// What alerting makes of a block must be durable before a checkpoint says that it was made: on a full disk
+    /// the partition waits here, and ingest acknowledges nothing meanwhile either.
     fn save_notices(&mut self, fx: &mut Effects, stop: &AtomicBool) {
-        while let Err(error) = self.outbox.put(&fx.notices) {
+        let agent_of = |device: &str| {
+            let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+            state.agent_of(device).map(str::to_owned)
+        };
+        while let Err(error) = self.stage.take(self.number, fx, agent_of) {
             tracing::error!(
                 partition = self.number,
-                "failed to save notices, trying again in {CHECKPOINT_RETRY:?}: {error:#}"
+                "failed to save what alerting decided, trying again in {CHECKPOINT_RETRY:?}: {error:#}"
             );
             let since = Instant::now();
             while since.elapsed() < CHECKPOINT_RETRY {
@@ -265,6 +271,8 @@ impl Worker {
             }
         }
         fx.notices.clear();
+        fx.operations.clear();
+        fx.controls.clear();
     }
 
     /// Records for other partitions must be durable before a checkpoint says that they were made, too.
@@ -516,7 +524,7 @@ impl Worker {
         self.saved = self.saving_offset;
         let offset = self.saving_offset.unwrap_or(done.offset);
         self.saved_ingest = Some(done.ingest);
-        self.outbox.note_saved(self.number, done.ingest);
+        self.stage.note_saved(self.number, done.ingest);
         self.saved_hash = Some(done.hash);
         self.marks.push_back(Mark {
             offset,

@@ -6,12 +6,14 @@ use event::Matcher;
 use event::operate::MATCHER_BYTES_MAX;
 use regex::{Regex, RegexBuilder};
 
+use crate::model::Alert;
+
 /// Most bytes that a compiled pattern may take. Patterns come from operators and must not fill the memory.
 const PATTERN_BYTES_MAX: usize = 256 << 10;
 
-/// What a label of an alert says; an empty text where there is none.
-pub(crate) trait Labels {
-    /// The text of one label.
+/// What has labels.
+pub trait Labels {
+    /// The text of one label; an empty one where there is none.
     fn label(&self, name: &str) -> Cow<'_, str>;
 }
 
@@ -56,7 +58,7 @@ impl Matchers {
     }
 
     /// Whether all hold. None at all hold for every alert.
-    pub(crate) fn hold(&self, labels: &impl Labels) -> bool {
+    pub fn hold(&self, labels: &impl Labels) -> bool {
         self.0.iter().all(|c| {
             let text = labels.label(&c.name);
             let found = match &c.test {
@@ -64,6 +66,18 @@ impl Matchers {
                 Test::Pattern(pattern) => pattern.is_match(&text),
             };
             found == c.wanted
+        })
+    }
+}
+
+impl Labels for Alert {
+    fn label(&self, name: &str) -> Cow<'_, str> {
+        Cow::Borrowed(match name {
+            "alertname" | "rule" => &self.rule,
+            "severity" => self.severity,
+            "device" => &self.device,
+            "metric" => &self.metric,
+            name => self.group.get(name).map_or("", String::as_str),
         })
     }
 }
