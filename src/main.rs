@@ -3,6 +3,7 @@
 mod allocator;
 mod bench;
 mod clock;
+mod command;
 mod config;
 mod control;
 mod demo;
@@ -41,6 +42,8 @@ enum Command {
     /// Measure this machine
     #[command(subcommand)]
     Bench(bench::Command),
+    /// Give commands to devices through a running server, and see what becomes of them
+    Command(CommandArgs),
     /// Look at the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -71,6 +74,14 @@ struct ConfigArgs {
     config: Option<PathBuf>,
 }
 
+#[derive(clap::Args)]
+struct CommandArgs {
+    #[command(flatten)]
+    server: command::Server,
+    #[command(subcommand)]
+    command: command::Command,
+}
+
 #[derive(Subcommand)]
 enum ConfigCommand {
     /// Say whether file and environment are right
@@ -99,7 +110,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let level = match cli.command {
         // The demo's output is its address; the log would push it away.
-        Command::Demo(_) => "warn",
+        Command::Demo(_) | Command::Command(_) => "warn",
         _ => "info",
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
@@ -165,6 +176,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             })
         }),
         Command::Bench(command) => bench::run(command),
+        Command::Command(args) => block_on(command::run(args.server, args.command)),
         Command::Config(ConfigCommand::Check(args)) => {
             config::load(args.config.as_deref())?.declaration()?;
             print("configuration is right\n");

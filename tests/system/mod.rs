@@ -18,5 +18,6 @@ mod kill;
 mod late;
 
 mod alerts;
+mod commands;
 
 mod engine;

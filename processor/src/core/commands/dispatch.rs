@@ -13,7 +13,7 @@ const AGAIN_AFTER: i64 = 30 * SECOND;
 /// … so many times.
 const DOUBLINGS: u32 = 5;
 /// An agent that connects again and again gets a command at most once in this time.
-const AGAIN_MIN: i64 = SECOND;
+const AGAIN_MIN: i64 = SECOND / 10;
 
 impl Entry {
     fn is_sent_again_at(&self) -> i64 {
