@@ -18,6 +18,7 @@ mod kill;
 mod late;
 
 mod alerts;
+mod on_call;
 mod commands;
 
 mod engine;
