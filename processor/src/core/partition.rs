@@ -15,6 +15,7 @@ use super::cold::{Outbox, Saving};
 use super::count::{Origin, Scratch};
 use super::declare::Declared;
 use super::effects::{Changed, Effects};
+use super::evaluate::rank;
 use super::flush::Scan;
 use super::group::Group;
 use super::held::Held;
@@ -227,6 +228,10 @@ impl Partition {
                     }
                     self.agents.set_online(number, status.status.online);
                     self.contact(number);
+                    // A last will is no word of the agent.
+                    if status.status.online {
+                        self.heard(number, fx);
+                    }
                 }
             }
             Record::Tick => {}
@@ -259,6 +264,8 @@ impl Partition {
             return self.no_room(name, "agents", count, fx);
         };
         self.contact(number);
+        self.heard(number, fx);
+        let mut counted = None;
         let shift = self.agents.correction(number, &header, self.now);
         if let Some(last) = header.last_seq() {
             match self
@@ -280,10 +287,13 @@ impl Partition {
                                 };
                                 let some = (new < count).then_some(fresh.as_slice());
                                 self.count_columns(&mut columns, &origin, some, fx);
+                                counted = Some(columns);
                             }
-                            Err(e) => self.undecodable(&e, Some(name), new, fx),
+                            Err(e) => {
+                                self.scratch.columns = columns;
+                                self.undecodable(&e, Some(name), new, fx);
+                            }
                         }
-                        self.scratch.columns = columns;
                     }
                 }
                 Fresh::Fork {
@@ -333,6 +343,14 @@ impl Partition {
         }
         if let Some(conflict) = self.agents.take_header(number, &header, self.now) {
             self.incident(name, conflict.0, fx);
+        }
+        match counted {
+            Some(columns) => {
+                let first = rank(header.e_inc, header.first_seq);
+                self.evaluate(&columns, number, first, fx);
+                self.scratch.columns = columns;
+            }
+            None => self.settle_rules(number, fx),
         }
     }
 
@@ -434,15 +452,6 @@ impl Partition {
             })
             .collect();
         (self.registry.ids.get(device).to_owned(), attributes)
-    }
-
-    fn page(&mut self, fx: &mut Effects) {
-        if !self.alerts.has_fresh() {
-            return;
-        }
-        let mut alerts = std::mem::take(&mut self.alerts);
-        alerts.page_fresh(self.now, |d| self.progress_of(d), |d| self.about(d), fx);
-        self.alerts = alerts;
     }
 
     /// How far the agent of a device is known to be complete.

@@ -79,6 +79,8 @@ struct Pending {
     rows: BTreeSet<(u32, i64, Group)>,
     dropped: u64,
     alerts: BTreeSet<String>,
+    /// In the form that says so.
+    dropped_alerts: Vec<Alert>,
     overview: bool,
 }
 
