@@ -12,7 +12,6 @@ use anyhow::{Context, bail, ensure};
 use event::aggregate::{AGGREGATES_MAX, ALL_METRICS};
 use event::{AggregateSpec, Declaration, Function, Retention};
 use ingest::settings::Secret;
-use processor::core::check_kind;
 use processor::webhook::Target;
 use rules::{Rule, parse_duration};
 use serde::{Deserialize, Serialize};
@@ -297,9 +296,6 @@ fn check_keys(table: &Table, known: &Table, path: &str) -> anyhow::Result<()> {
                 if let Some(Value::Table(k)) = k.first() {
                     for item in items {
                         if let Value::Table(t) = item {
-                            if full == "rules" {
-                                check_rule_kind(t)?;
-                            }
                             check_keys(t, k, &full)?;
                         }
                     }
@@ -309,15 +305,6 @@ fn check_keys(table: &Table, known: &Table, path: &str) -> anyhow::Result<()> {
         }
     }
     Ok(())
-}
-
-/// Checked before the fields: those of other kinds are no mistake in themselves.
-fn check_rule_kind(rule: &Table) -> anyhow::Result<()> {
-    let text = |key| rule.get(key).and_then(Value::as_str);
-    match text("kind") {
-        Some(kind) => Ok(check_kind(text("name").unwrap_or_default(), kind)?),
-        None => Ok(()),
-    }
 }
 
 fn nearest<'a>(key: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
@@ -394,7 +381,6 @@ fn leaves(table: &Table, at: &mut Vec<String>, out: &mut Vec<(String, Vec<String
 /// Reads one rule.
 fn parse_rule(rule: &Table) -> anyhow::Result<Rule> {
     let name = rule.get("name").and_then(Value::as_str).unwrap_or_default();
-    check_rule_kind(rule)?;
     for (field, value) in rule {
         // JSON has no such numbers: it would pass for one that is left out.
         ensure!(
@@ -796,11 +782,29 @@ mod tests {
         for rest in [
             "kind = \"silence\"\nafter = \"5m\"",
             "kind = \"rate\"\nraise = 5\nwithin = \"1m\"",
+            "kind = \"stuck\"\nfor = \"1h\"",
+        ] {
+            assert!(check(&rule(rest), &[]).is_ok(), "{rest}");
+        }
+        let offline = "[[rules]]\nname = \"away\"\nkind = \"offline\"\nafter = \"5m\"";
+        assert!(check(offline, &[]).is_ok());
+        for (rest, expected) in [
+            (
+                "kind = \"magic\"",
+                "rule \"hot\": kind: \"magic\" is not known",
+            ),
+            ("kind = \"silence\"", "rule \"hot\": after: is missing"),
+            (
+                "raise = 1\nlabels = { team = 5 }",
+                "rule \"hot\": labels.team: must be a text",
+            ),
+            (
+                "raise = 1\nsevrity = \"info\"",
+                "the nearest valid one is \"severity\"",
+            ),
         ] {
             let error = format!("{:#}", check(&rule(rest), &[]).unwrap_err());
-            let expected = "the server runs rules of the kind \"threshold\" only";
             assert!(error.contains(expected), "{error}");
-            assert!(error.contains("[[rule]]"), "{error}");
         }
     }
 

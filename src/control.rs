@@ -9,7 +9,6 @@ use event::operate::OPERATION_BYTES_MAX;
 use event::{Operation, Record};
 use eventlog::{Error, Log, PartitionId};
 use processor::alerting::Matchers;
-use processor::core::check_kind;
 use rules::{Rule, RuleError};
 use serde_json::Value;
 use tokio::sync::Mutex;
@@ -150,20 +149,10 @@ async fn append_to(log: &Log, partition: u16, record: &Bytes) -> Result<Place, C
 
 /// Reads a rule; the error names the field.
 fn parse_rule(rule: &Value) -> Result<Rule, ControlError> {
-    let invalid = |error: RuleError| {
-        Err(ControlError::Invalid {
-            field: error.field,
-            message: error.message,
-        })
-    };
-    // Before the fields: those of other kinds are no mistake in themselves.
-    if let Some(kind) = rule["kind"].as_str() {
-        let name = rule["name"].as_str().unwrap_or_default();
-        if let Err(error) = check_kind(name, kind) {
-            return invalid(error);
-        }
-    }
-    Rule::from_value(rule).or_else(invalid)
+    Rule::from_value(rule).map_err(|error| ControlError::Invalid {
+        field: error.field,
+        message: error.message,
+    })
 }
 
 #[cfg(test)]
@@ -248,16 +237,13 @@ mod tests {
         refused(rule("direction", json!("up")), "direction");
         refused(rule("for", json!("soon")), "for");
         refused(rule("kind", json!("magic")), "kind");
-        // Kinds that only the agent runs say so, whatever fields they have.
+        refused(rule("labels", json!({"team": 5})), "labels.team");
         for kind in [
             json!({"name": "r", "metric": "t", "kind": "silence", "after": "5m"}),
             json!({"name": "r", "metric": "t", "kind": "rate", "raise": 5, "within": "1m"}),
+            json!({"name": "r", "kind": "offline", "after": "5m"}),
         ] {
-            let Err(ControlError::Invalid { field, message }) = parse_rule(&kind) else {
-                panic!("{kind} was taken");
-            };
-            assert_eq!(field, "kind");
-            assert!(message.contains("\"threshold\" only") && message.contains("[[rule]]"));
+            assert!(parse_rule(&kind).is_ok(), "{kind}");
         }
         refused(rule("name", json!("a b")), "name");
         refused(rule("rise", json!(2)), "rise");

@@ -190,7 +190,8 @@ impl Outbox {
         let made = match notice.kind {
             crate::core::NoticeKind::Raised => notice.alert.reported.0,
             // Behind its begin, whatever its event time says.
-            crate::core::NoticeKind::Cleared => notice.alert.reported.0 + 1,
+            crate::core::NoticeKind::Revised => notice.alert.reported.0 + 1,
+            crate::core::NoticeKind::Cleared => notice.alert.reported.0 + 2,
         };
         Row {
             notice: notice.id.clone(),

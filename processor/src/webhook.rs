@@ -83,6 +83,7 @@ pub(crate) struct Outcome {
 pub(crate) fn body(notice: &Notice) -> String {
     let kind = match notice.kind {
         NoticeKind::Raised => "alert.raised",
+        NoticeKind::Revised => "alert.updated",
         NoticeKind::Cleared => "alert.cleared",
     };
     let time = notice.alert.resolved.unwrap_or(notice.alert.began);

@@ -287,7 +287,11 @@ fn matchers(
     Ok((compiled, parsed))
 }
 
-fn targets(field: &'static str, to: &[String], notifiers: &[String]) -> anyhow::Result<Vec<String>> {
+fn targets(
+    field: &'static str,
+    to: &[String],
+    notifiers: &[String],
+) -> anyhow::Result<Vec<String>> {
     for name in to {
         if notifiers.contains(name) {
             continue;
@@ -412,9 +416,8 @@ impl MaintenanceConfig {
         let mut weekdays = [self.weekdays.is_empty(); 7];
         for day in &self.weekdays {
             let at = DAYS.iter().position(|d| d.eq_ignore_ascii_case(day));
-            let at = at.with_context(|| {
-                format!("weekdays: {day:?} must be one of {}", DAYS.join(", "))
-            })?;
+            let at = at
+                .with_context(|| format!("weekdays: {day:?} must be one of {}", DAYS.join(", ")))?;
             weekdays[at] = true;
         }
         Ok(Window {
@@ -435,7 +438,9 @@ fn time_of_day(field: &'static str, text: &str) -> anyhow::Result<i64> {
         (fits && (0..24).contains(&hours) && (0..60).contains(&minutes))
             .then_some((hours * 60 + minutes) * 60 * SECOND)
     });
-    parts.with_context(|| format!("{field}: {text:?} must be a time of day, such as \"22:30\" (UTC)"))
+    parts.with_context(|| {
+        format!("{field}: {text:?} must be a time of day, such as \"22:30\" (UTC)")
+    })
 }
 
 #[cfg(test)]
@@ -457,7 +462,13 @@ mod tests {
     fn read(text: &str) -> anyhow::Result<Settings> {
         let t: Tables = toml::from_str(text)?;
         let notifiers = ["ops".to_owned(), "boss".to_owned()];
-        settings(&t.alerting, &t.routes, &t.inhibit, &t.maintenance, &notifiers)
+        settings(
+            &t.alerting,
+            &t.routes,
+            &t.inhibit,
+            &t.maintenance,
+            &notifiers,
+        )
     }
 
     #[track_caller]
@@ -501,12 +512,21 @@ mod tests {
         };
         assert_eq!((&*first.name, &*rest.name), ("route-1", "rest"));
         assert_eq!(first.escalate[0].after, 900 * SECOND);
-        assert_eq!((first.pace.group_wait, rest.pace.group_wait), (SECOND, 5 * SECOND));
+        assert_eq!(
+            (first.pace.group_wait, rest.pace.group_wait),
+            (SECOND, 5 * SECOND)
+        );
         assert!(first.goes_on && first.pace.group_by.is_empty());
         assert_eq!(settings.inhibit.len(), 2);
-        assert_eq!(settings.public_url.as_deref(), Some("https://tw.example.org"));
+        assert_eq!(
+            settings.public_url.as_deref(),
+            Some("https://tw.example.org")
+        );
         let night = &settings.maintenance[0];
-        assert_eq!(night.weekdays, [false, false, false, false, false, true, true]);
+        assert_eq!(
+            night.weekdays,
+            [false, false, false, false, false, true, true]
+        );
         assert_eq!(night.to, (2 * 60 + 30) * 60 * SECOND);
         let none = read("[alerting]\noffline_explains_silence = false").unwrap();
         assert!(none.inhibit.is_empty());
@@ -515,21 +535,52 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named() {
         refused("[alerting]\ngroup_wait = \"soon\"", "alerting: group_wait");
-        refused("[alerting]\nrepeat_interval = \"1s\"", "must be from 1m to 30d");
+        refused(
+            "[alerting]\nrepeat_interval = \"1s\"",
+            "must be from 1m to 30d",
+        );
         refused("[alerting]\nflap_episodes = 101", "at most 100");
-        refused("[alerting]\npublic_url = \"tw\"", "alerting.public_url: must be a link");
-        refused("[[routes]]\nto = [\"opps\"]", "route \"route-1\": to: there is no notifier \"opps\"; there are ops, boss");
-        refused("[[routes]]\nto = []\nmatchers = [\"x\"]", "matchers: \"x\" must be a label");
-        refused("[[routes]]\nto = []\nmatchers = ['a=~\"(\"']", "no regular expression");
-        refused("[[routes]]\nname = \"default\"\nto = []", "another one of that name");
+        refused(
+            "[alerting]\npublic_url = \"tw\"",
+            "alerting.public_url: must be a link",
+        );
+        refused(
+            "[[routes]]\nto = [\"opps\"]",
+            "route \"route-1\": to: there is no notifier \"opps\"; there are ops, boss",
+        );
+        refused(
+            "[[routes]]\nto = []\nmatchers = [\"x\"]",
+            "matchers: \"x\" must be a label",
+        );
+        refused(
+            "[[routes]]\nto = []\nmatchers = ['a=~\"(\"']",
+            "no regular expression",
+        );
+        refused(
+            "[[routes]]\nname = \"default\"\nto = []",
+            "another one of that name",
+        );
         refused(
             "[[routes]]\nto = []\nescalate = [{after=\"2m\",to=[\"ops\"]},{after=\"1m\",to=[\"boss\"]}]",
             "must be later than the step before",
         );
-        refused("[[inhibit]]\nsource = []\ntarget = [\"a=b\"]", "inhibit number 1: source");
-        let night = |rest: &str| format!("[[maintenance]]\nname = \"n\"\nmatchers = [\"a=b\"]\n{rest}");
-        refused(&night("from = \"24:00\"\nto = \"01:00\""), "maintenance \"n\": from: \"24:00\" must be a time of day");
-        refused(&night("from = \"1:00\"\nto = \"02:00\""), "such as \"22:30\"");
-        refused(&night("weekdays = [\"so\"]\nfrom = \"01:00\"\nto = \"02:00\""), "must be one of mon, tue");
+        refused(
+            "[[inhibit]]\nsource = []\ntarget = [\"a=b\"]",
+            "inhibit number 1: source",
+        );
+        let night =
+            |rest: &str| format!("[[maintenance]]\nname = \"n\"\nmatchers = [\"a=b\"]\n{rest}");
+        refused(
+            &night("from = \"24:00\"\nto = \"01:00\""),
+            "maintenance \"n\": from: \"24:00\" must be a time of day",
+        );
+        refused(
+            &night("from = \"1:00\"\nto = \"02:00\""),
+            "such as \"22:30\"",
+        );
+        refused(
+            &night("weekdays = [\"so\"]\nfrom = \"01:00\"\nto = \"02:00\""),
+            "must be one of mon, tue",
+        );
     }
 }

@@ -18,7 +18,7 @@ mod kill;
 mod late;
 
 mod alerts;
-mod on_call;
 mod commands;
+mod on_call;
 
 mod engine;

@@ -80,7 +80,10 @@ fn a_site_is_one_page_from_its_first_alert_to_its_last() {
     assert_eq!(raised.body["data"]["page"]["key"], key);
     assert_eq!(updated.body["data"]["page"]["firing"], 3);
     let page = server.http("/api/v1/pages?state=firing");
-    assert_eq!((&page["total"], &page["items"][0]["key"]), (&json!(1), &key));
+    assert_eq!(
+        (&page["total"], &page["items"][0]["key"]),
+        (&json!(1), &key)
+    );
 
     let id = first["id"].as_str().expect("an id");
     let ack = json!({"by": "ann", "comment": "on my way"});
@@ -90,7 +93,11 @@ fn a_site_is_one_page_from_its_first_alert_to_its_last() {
     assert!(said.contains("ann"), "{said}");
     let shown = server.http(&format!("/api/v1/alerts/{id}"));
     assert_eq!(shown["acknowledged"]["by"], "ann");
-    assert!(shown["notifications"].as_array().is_some_and(|n| n.len() >= 3));
+    assert!(
+        shown["notifications"]
+            .as_array()
+            .is_some_and(|n| n.len() >= 3)
+    );
 
     server.kill9();
     server.restart();
@@ -119,7 +126,11 @@ fn a_site_is_one_page_from_its_first_alert_to_its_last() {
         ids.len()
     };
     assert_eq!(
-        (of("alert.raised"), of("alert.acknowledged"), of("alert.cleared")),
+        (
+            of("alert.raised"),
+            of("alert.acknowledged"),
+            of("alert.cleared")
+        ),
         (1, 1, 1),
         "{posts:?}"
     );
@@ -160,9 +171,17 @@ fn what_is_silenced_pages_when_the_silence_ends() {
     overheat(&server, "x", "elsewhere");
     hook.wait_accepted("alert.raised", "x");
     assert_eq!(hook.about("alert.raised", "d1"), [], "nobody is told");
-    change(&server, "DELETE", &format!("/api/v1/silences/{id}"), &json!({"by": "bob"}));
+    change(
+        &server,
+        "DELETE",
+        &format!("/api/v1/silences/{id}"),
+        &json!({"by": "bob"}),
+    );
     let raised = hook.wait_accepted("alert.raised", "d1");
-    assert_eq!(raised.body["data"]["began"], alert["began"], "the true begin");
+    assert_eq!(
+        raised.body["data"]["began"], alert["began"],
+        "the true begin"
+    );
     server.stop();
 }
 
@@ -175,7 +194,11 @@ fn what_nobody_acknowledges_reaches_others() {
     overheat(&server, "d1", "s1");
     hook.wait_accepted("alert.raised", "d1");
     let told = boss.wait_accepted("alert.raised", "d1");
-    assert!(told.body.to_string().contains("not acknowledged"), "{:?}", told.body);
+    assert!(
+        told.body.to_string().contains("not acknowledged"),
+        "{:?}",
+        told.body
+    );
     measure(&server, "d1", "s1", 20.0);
     boss.wait_accepted("alert.cleared", "d1");
     hook.wait_accepted("alert.cleared", "d1");

@@ -388,26 +388,43 @@ pub struct Point {
     pub value: Scalar,
 }
 
+/// One value around the onset of an episode.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, utoipa::ToSchema)]
+pub struct Evidence {
+    /// Event time.
+    pub time: Time,
+    /// The value; booleans are 0 and 1.
+    pub value: f64,
+}
+
 /// One episode of a rule on a device.
-#[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, utoipa::ToSchema)]
 pub struct Alert {
     /// Stable id made from rule, device and begin.
     pub id: String,
     /// The rule.
     pub rule: String,
+    /// What the rule looks for: `threshold`, `rate`, `silence`, `stuck`, `offline`, ...
+    pub kind: &'static str,
     /// `critical`, `error`, `warning` or `info`.
     pub severity: &'static str,
-    /// `pending`, `firing` or `resolved`.
+    /// `pending`, `firing` or `resolved`; on the live stream `dropped`, too: it is none any more.
     pub state: &'static str,
-    /// The device.
+    /// The device; of the kind `offline` the agent.
     pub device: String,
-    /// The metric.
+    /// The metric; empty for the kind `offline`.
     pub metric: String,
-    /// Attributes of the device when it began.
+    /// Attributes of the device, as they are now.
     pub group: BTreeMap<String, String>,
-    /// Newest evidence.
+    /// Labels of the rule.
+    pub labels: BTreeMap<String, String>,
+    /// A link for people, from the rule.
+    pub runbook: Option<String>,
+    /// For people, from the rule.
+    pub description: Option<String>,
+    /// Newest value; of a silence the last one before it.
     pub value: f64,
-    /// The rule's limit.
+    /// The rule's limit; for `silence` and `offline` seconds.
     pub threshold: f64,
     /// Event time at which it began.
     pub began: Time,
@@ -417,6 +434,10 @@ pub struct Alert {
     pub resolved: Option<Time>,
     /// Whether a page goes out for it.
     pub notified: bool,
+    /// Why it fires, or ended, where rule and values alone do not say it.
+    pub reason: Option<String>,
+    /// Values around the onset, at most 16: the last one before it, and the first ones of it.
+    pub evidence: Vec<Evidence>,
     /// One sentence for people.
     pub summary: String,
 }

@@ -245,6 +245,7 @@ pub fn alert(id: &str, state: &'static str, reported: i64) -> Alert {
     Alert {
         id: id.to_owned(),
         rule: "too-hot".to_owned(),
+        kind: "threshold",
         severity: "critical",
         state,
         device: "d-1".to_owned(),
@@ -257,6 +258,7 @@ pub fn alert(id: &str, state: &'static str, reported: i64) -> Alert {
         resolved: None,
         notified: true,
         summary: "d-1 is too hot".to_owned(),
+        ..Alert::default()
     }
 }
 

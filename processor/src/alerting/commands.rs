@@ -171,8 +171,7 @@ fn order(command: &RuleCommand, facts: &Facts, id: &str) -> Option<Order> {
 impl Alerting {
     /// An alert was raised: what its rule has its device do.
     pub(super) fn command(&mut self, partition: u16, facts: &Facts, is_maintenance: bool) {
-        let rule = self.rules.get(&*facts.rule);
-        let Some(command) = rule.and_then(|r| r.command.clone()) else {
+        let Some(command) = self.rule_commands.get(&*facts.rule).cloned() else {
             return;
         };
         let id = format!("rule-{}", facts.id);

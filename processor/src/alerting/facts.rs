@@ -7,7 +7,6 @@ use notify::Entry;
 use serde::{Deserialize, Serialize};
 use views::model::Alert;
 
-use super::rule::RuleFacts;
 use views::matcher::Labels;
 
 /// Names with texts, in order of the names.
@@ -47,7 +46,7 @@ impl Severity {
 pub(crate) struct Facts {
     pub(crate) id: Box<str>,
     pub(crate) rule: Box<str>,
-    /// Kind of the rule; empty if the rule was not known then.
+    /// Kind of the rule.
     pub(crate) kind: Box<str>,
     pub(crate) severity: Severity,
     pub(crate) device: Box<str>,
@@ -63,6 +62,9 @@ pub(crate) struct Facts {
     /// Event times.
     pub(crate) began: i64,
     pub(crate) resolved: Option<i64>,
+    /// What the rule says for people.
+    pub(crate) description: Option<Box<str>>,
+    pub(crate) runbook: Option<Box<str>>,
     /// Ingest time.
     pub(crate) reported: i64,
     pub(crate) summary: Box<str>,
@@ -79,21 +81,22 @@ fn find<'a>(pairs: &'a Pairs, name: &str) -> Option<&'a str> {
 }
 
 impl Facts {
-    pub(crate) fn new(alert: &Alert, agent: Option<&str>, rule: Option<&RuleFacts>) -> Self {
+    pub(crate) fn new(alert: &Alert, agent: Option<&str>) -> Self {
         let finite = |value: f64| Some(value).filter(|v| v.is_finite());
-        let kind = rule.map_or("", |r| &r.kind);
         // An agent that is offline is itself what the alert is on.
-        let own = (kind == "offline").then_some(alert.device.as_str());
+        let own = (alert.kind == "offline").then_some(alert.device.as_str());
         Self {
             id: alert.id.as_str().into(),
             rule: alert.rule.as_str().into(),
-            kind: kind.into(),
+            kind: alert.kind.into(),
             severity: Severity::of(alert.severity),
             device: alert.device.as_str().into(),
             agent: agent.or(own).unwrap_or_default().into(),
             metric: alert.metric.as_str().into(),
             group: pairs(&alert.group),
-            labels: rule.map_or_else(Pairs::new, |r| pairs(&r.labels)),
+            labels: pairs(&alert.labels),
+            description: alert.description.as_deref().map(Into::into),
+            runbook: alert.runbook.as_deref().map(Into::into),
             value: finite(alert.value),
             threshold: finite(alert.threshold),
             began: alert.began.0,
@@ -103,12 +106,10 @@ impl Facts {
         }
     }
 
-    /// What a later notice of the same alert says. What belongs to the rule stays as it was at the begin.
+    /// What a later notice of the same alert says, which does not know the agent.
     pub(crate) fn told_by(&self, later: Self) -> Self {
         Self {
-            kind: self.kind.clone(),
             agent: self.agent.clone(),
-            labels: self.labels.clone(),
             ..later
         }
     }

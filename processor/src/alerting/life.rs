@@ -48,6 +48,8 @@ pub(crate) struct Episode {
     /// Ingest times: of its newest notice, and of its first.
     pub(crate) at: i64,
     pub(crate) raised: i64,
+    /// Number of the newest revision of its begin that was told.
+    pub(crate) revised: u32,
     /// See [`Facts::subject`].
     pub(crate) subject: u64,
     /// By number.
@@ -97,6 +99,7 @@ impl Alerting {
             partition,
             at,
             raised: at,
+            revised: 0,
             subject,
             pages,
             ack: None,
@@ -183,6 +186,28 @@ impl Alerting {
             }
         }
         self.touched.flaps.insert(subject);
+    }
+
+    /// The begin of an alert is known better: the revision of that number.
+    pub(super) fn revise(&mut self, facts: Facts, number: u32, at: i64) {
+        let Some(episode) = self.episodes.get_mut(&facts.id) else {
+            return;
+        };
+        let Some(open) = episode.open.as_mut().filter(|_| number > episode.revised) else {
+            return;
+        };
+        episode.revised = number;
+        episode.at = at;
+        open.facts = open.facts.told_by(facts);
+        let facts = open.facts.clone();
+        self.touched.episodes.insert(facts.id.clone());
+        for id in episode.pages.clone() {
+            if let Some(page) = self.pages.get_mut(&id) {
+                page.note_begin(&facts, self.now);
+                self.touched.pages.insert(id);
+                self.reschedule(id);
+            }
+        }
     }
 
     /// An alert is over.
@@ -367,12 +392,7 @@ impl Alerting {
         }
         let id = self.next_page;
         self.next_page += 1;
-        let rule = self.rules.get(&*facts.rule);
-        let texts = (
-            rule.and_then(|r| r.description.as_deref()),
-            rule.and_then(|r| r.runbook.as_deref()),
-        );
-        let mut page = Page::open(id, place.clone(), facts, texts, to, self.now);
+        let mut page = Page::open(id, place.clone(), facts, to, self.now);
         page.ack = ack;
         self.pages.insert(id, page);
         self.open_pages.insert(place, id);

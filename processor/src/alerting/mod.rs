@@ -32,13 +32,13 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use event::{Operation, operate};
 
 use crate::core::{Notice, NoticeKind, Operated};
+use ::rules::RuleCommand;
 use commands::Commands;
 use facts::Facts;
 use flap::Flaps;
 use inhibit::Inhibition;
 use life::Episode;
 use page::{Ack, Page, PageKey};
-use rule::RuleFacts;
 use silence::Silences;
 use timers::{Timer, Timers};
 
@@ -70,7 +70,8 @@ pub struct Alerting {
     /// The same of those that steer commands.
     steered: Option<u64>,
     next_page: u64,
-    rules: BTreeMap<String, RuleFacts>,
+    /// By name of the rule.
+    rule_commands: BTreeMap<String, RuleCommand>,
     /// By alert id: open ones, and ended ones that a replay could tell again or that are still shown.
     episodes: BTreeMap<Box<str>, Episode>,
     /// Ended ones by (ingest time of the end, id).
@@ -106,7 +107,7 @@ impl Alerting {
             applied: None,
             steered: None,
             next_page: 1,
-            rules: BTreeMap::new(),
+            rule_commands: BTreeMap::new(),
             episodes: BTreeMap::new(),
             over: BTreeSet::new(),
             pages: BTreeMap::new(),
@@ -124,10 +125,9 @@ impl Alerting {
         }
     }
 
-    /// What the rules say beside their conditions, as JSON texts: labels, texts, commands. Alerts keep what was
-    /// known when they were raised.
+    /// What the rules are, as JSON texts: alerting needs to know what they have devices do.
     pub fn set_rules(&mut self, rules: &[String]) {
-        self.rules = rules.iter().filter_map(|r| RuleFacts::read(r)).collect();
+        self.rule_commands = rules.iter().filter_map(|r| rule::command(r)).collect();
     }
 
     /// The time is now at least `now`.
@@ -139,11 +139,34 @@ impl Alerting {
     /// was taken before changes nothing.
     pub fn notice(&mut self, partition: u16, notice: &Notice, agent: Option<&str>, now: i64) {
         self.at(now);
-        let alert = &notice.alert;
-        let facts = Facts::new(alert, agent, self.rules.get(&alert.rule));
+        let facts = Facts::new(&notice.alert, agent);
         match notice.kind {
             NoticeKind::Raised => self.raise(partition, facts, notice.at),
+            NoticeKind::Revised => {
+                let number = notice.id.rsplit(':').next();
+                let number = number.and_then(|n| n.parse().ok());
+                self.revise(facts, number.unwrap_or_default(), notice.at);
+            }
             NoticeKind::Cleared => self.clear(facts, notice.at),
+        }
+    }
+
+    /// A device of a partition is no longer expected since `at`: its alerts there are over.
+    pub fn decommissioned(&mut self, partition: u16, device: &str, at: i64, now: i64) {
+        self.at(now);
+        let open = self.episodes.values().filter_map(|episode| {
+            let facts = &episode.open.as_ref()?.facts;
+            let is_of = episode.partition == partition && *facts.device == *device;
+            (is_of && facts.reported <= at).then(|| facts.clone())
+        });
+        for facts in open.collect::<Vec<_>>() {
+            let summary = format!("{}; the device was decommissioned", facts.summary);
+            let over = Facts {
+                resolved: Some(at.max(facts.began)),
+                summary: summary.into(),
+                ..facts
+            };
+            self.clear(over, at);
         }
     }
 

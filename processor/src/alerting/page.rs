@@ -157,7 +157,6 @@ impl Page {
         id: u64,
         (route, rule, group): PageKey,
         facts: &Facts,
-        texts: (Option<&str>, Option<&str>),
         to: Vec<String>,
         now: i64,
     ) -> Self {
@@ -170,8 +169,8 @@ impl Page {
             group,
             severity: facts.severity,
             labels: facts.all_labels().into_iter().collect(),
-            description: texts.0.map(Into::into),
-            runbook: texts.1.map(Into::into),
+            description: facts.description.clone(),
+            runbook: facts.runbook.clone(),
             opened: now,
             closed: None,
             began: facts.began,

@@ -1,32 +1,9 @@
-//! What alerting needs to know of a rule beside its alerts.
-
-use std::collections::BTreeMap;
+//! What alerting needs to know of rules beside their alerts: what a device is told to do.
 
 use rules::{Rule, RuleCommand};
 
-/// Labels, texts for people, and what a device is told to do.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct RuleFacts {
-    pub(crate) kind: String,
-    pub(crate) labels: BTreeMap<String, String>,
-    pub(crate) description: Option<String>,
-    pub(crate) runbook: Option<String>,
-    pub(crate) command: Option<RuleCommand>,
-}
-
-impl RuleFacts {
-    /// By the rule's name; none if the text is no rule.
-    pub(crate) fn read(json: &str) -> Option<(String, Self)> {
-        let rule = Rule::parse(json).ok()?;
-        let fields: serde_json::Value = serde_json::from_str(json).ok()?;
-        let kind = fields["kind"].as_str().unwrap_or("threshold");
-        let facts = Self {
-            kind: kind.to_owned(),
-            labels: rule.labels,
-            description: rule.description,
-            runbook: rule.runbook,
-            command: rule.command,
-        };
-        Some((rule.name, facts))
-    }
+/// Name and command of a rule; none if the text is no rule, or the rule commands nothing.
+pub(crate) fn command(json: &str) -> Option<(String, RuleCommand)> {
+    let rule = Rule::parse(json).ok()?;
+    Some((rule.name, rule.command?))
 }

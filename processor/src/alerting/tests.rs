@@ -69,6 +69,7 @@ fn alert(rule: &str, device: &str, site: &str, began: i64) -> Alert {
         resolved: None,
         notified: true,
         summary: format!("{device} is hot"),
+        ..Alert::default()
     }
 }
 

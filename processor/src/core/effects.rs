@@ -11,21 +11,24 @@ use serde::{Deserialize, Serialize};
 use views::model::{Alert, Incident, QuarantineItem, Totals};
 use views::{CompletenessIndex, Group, LagReport, RowPart, StatusCounts};
 
-/// Whether an alert began or ended.
+/// What is to be told of an alert.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NoticeKind {
     /// It pages.
     Raised,
+    /// What was paged for began at another time than was told.
+    Revised,
     /// What was paged for is over.
     Cleared,
 }
 
 impl NoticeKind {
-    /// The name in the API: `raised` or `cleared`.
+    /// The name in the API: `raised`, `revised` or `cleared`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Raised => "raised",
+            Self::Revised => "revised",
             Self::Cleared => "cleared",
         }
     }
@@ -34,9 +37,10 @@ impl NoticeKind {
 /// A notification to send. Its id is the same in every replay.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Notice {
-    /// `<alert id>:raised` or `<alert id>:cleared`.
+    /// `<alert id>:raised`, `<alert id>:revised:<n>` or `<alert id>:cleared`. Each alert that was raised is cleared
+    /// exactly once, unless its device is decommissioned before.
     pub id: String,
-    /// Which of the two.
+    /// Which of them.
     pub kind: NoticeKind,
     /// Ingest time of the record that caused it, microseconds.
     pub at: i64,
@@ -123,12 +127,14 @@ pub struct Effects {
     pub evicted: Vec<(u32, i64)>,
     /// Changed completeness of groups.
     pub indexes: Vec<(u32, Group, Arc<CompletenessIndex>)>,
-    /// Changed alerts.
+    /// Changed alerts; one with the state `dropped` is none any more.
     pub alerts: Vec<Alert>,
     /// Notifications to send.
     pub notices: Vec<Notice>,
     /// What operators did about alerts.
     pub operations: Vec<Operated>,
+    /// Devices that are no longer expected, and when: their alerts end without a notice.
+    pub decommissioned: Vec<(String, i64)>,
     /// Refused and quarantined input.
     pub quarantine: Vec<QuarantineItem>,
     /// Incidents.

@@ -14,13 +14,13 @@ mod count;
 mod declare;
 mod device_set;
 mod effects;
+mod evaluate;
 mod flat;
 mod flush;
 mod group;
 mod held;
 mod history;
 mod intervals;
-mod kinds;
 mod lookup;
 mod members;
 mod names;
@@ -40,6 +40,5 @@ pub use effects::{
     Summary,
 };
 pub use history::StoredRow;
-pub use kinds::check_kind;
 pub use partition::{Partition, Sizes};
 pub use snapshot::RestoreError;

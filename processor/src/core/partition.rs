@@ -16,6 +16,7 @@ use super::commands::Commands;
 use super::count::{Origin, Scratch};
 use super::declare::Declared;
 use super::effects::{Changed, Effects, Operated};
+use super::evaluate::rank;
 use super::flush::Scan;
 use super::group::Group;
 use super::held::Held;
@@ -232,6 +233,10 @@ impl Partition {
                     self.contact(number);
                     // It says so when it connects.
                     self.dispatch(number, true, fx);
+                    // A last will is no word of the agent.
+                    if status.status.online {
+                        self.heard(number, fx);
+                    }
                 }
             }
             Record::Tick => {}
@@ -244,7 +249,10 @@ impl Partition {
             Record::SetRule(json) => self.set_rule(&json, fx),
             Record::RemoveRule(name) => self.remove_rule(&name, fx),
             Record::SetDevice(change) => self.set_device(&change),
-            Record::Decommission(device) => self.decommission(device.as_str()),
+            Record::Decommission(device) => {
+                self.decommission(device.as_str());
+                fx.decommissioned.push((device.to_string(), self.now));
+            }
             Record::Release(release) => self.release(&release, fx),
             Record::Retain(retention) => self.retention = retention,
             // It changes nothing here: the record gives it a place in the order of things.
@@ -273,6 +281,8 @@ impl Partition {
         };
         let back = self.commands.awaits(number) && self.is_away(number);
         self.contact(number);
+        self.heard(number, fx);
+        let mut counted = None;
         let shift = self.agents.correction(number, &header, self.now);
         if let Some(last) = header.last_seq() {
             match self
@@ -294,10 +304,13 @@ impl Partition {
                                 };
                                 let some = (new < count).then_some(fresh.as_slice());
                                 self.count_columns(&mut columns, &origin, some, fx);
+                                counted = Some(columns);
                             }
-                            Err(e) => self.undecodable(&e, Some(name), new, fx),
+                            Err(e) => {
+                                self.scratch.columns = columns;
+                                self.undecodable(&e, Some(name), new, fx);
+                            }
                         }
-                        self.scratch.columns = columns;
                     }
                 }
                 Fresh::Fork {
@@ -350,6 +363,14 @@ impl Partition {
         }
         if back {
             self.dispatch(number, true, fx);
+        }
+        match counted {
+            Some(columns) => {
+                let first = rank(header.e_inc, header.first_seq);
+                self.evaluate(&columns, number, first, fx);
+                self.scratch.columns = columns;
+            }
+            None => self.settle_rules(number, fx),
         }
     }
 
@@ -451,15 +472,6 @@ impl Partition {
             })
             .collect();
         (self.registry.ids.get(device).to_owned(), attributes)
-    }
-
-    fn page(&mut self, fx: &mut Effects) {
-        if !self.alerts.has_fresh() {
-            return;
-        }
-        let mut alerts = std::mem::take(&mut self.alerts);
-        alerts.page_fresh(self.now, |d| self.progress_of(d), |d| self.about(d), fx);
-        self.alerts = alerts;
     }
 
     /// How far the agent of a device is known to be complete.

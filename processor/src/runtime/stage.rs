@@ -119,18 +119,26 @@ impl Stage {
         }
         let nothing = fx.notices.is_empty()
             && fx.operations.is_empty()
+            && fx.decommissioned.is_empty()
             && fx.outcomes.is_empty()
             && fx.controls.is_empty();
         if nothing {
             return Ok(());
         }
-        let agents: Vec<_> = fx.notices.iter().map(|n| agent_of(&n.alert.device)).collect();
+        let agents: Vec<_> = fx
+            .notices
+            .iter()
+            .map(|n| agent_of(&n.alert.device))
+            .collect();
         let number = {
             let mut inner = lock(&self.0.inner);
             let now = (self.0.clock)();
             let alerting = &mut inner.alerting;
             for (notice, agent) in fx.notices.iter().zip(&agents) {
                 alerting.notice(partition, notice, agent.as_deref(), now);
+            }
+            for (device, at) in &fx.decommissioned {
+                alerting.decommissioned(partition, device, *at, now);
             }
             for operated in &fx.operations {
                 if let Err(error) = alerting.operate(operated, now) {

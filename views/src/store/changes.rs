@@ -64,7 +64,7 @@ impl Views {
             open.pop_first();
         }
         drop(open);
-        let mut alerts = Vec::new();
+        let mut alerts = pending.dropped_alerts.clone();
         for part in &self.parts {
             let part = read(part);
             let on_call = read(&self.on_call);

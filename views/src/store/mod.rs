@@ -92,6 +92,8 @@ struct Pending {
     pages: BTreeSet<String>,
     commands: BTreeMap<String, Command>,
     commands_dropped: u64,
+    /// In the form that says so.
+    dropped_alerts: Vec<Alert>,
     overview: bool,
 }
 

@@ -207,9 +207,24 @@ impl Views {
         self.pending().overview = true;
     }
 
-    /// Takes the newest form of an alert. Beyond [`RING`] resolved ones the oldest give way.
+    /// Takes the newest form of an alert; one with the state `dropped` is forgotten. Beyond [`RING`] resolved ones
+    /// the oldest give way.
     pub fn put_alert(&self, partition: u16, alert: Alert) {
         let id = alert.id.clone();
+        if alert.state == "dropped" {
+            let mut part = write(&self.parts[usize::from(partition)]);
+            if part.alerts.remove(&id).is_some() {
+                part.ended_alerts.retain(|e| *e != id);
+                drop(part);
+                let mut pending = self.pending();
+                pending.alerts.remove(&id);
+                // Viewers that are too slow load everything again anyway.
+                if pending.dropped_alerts.len() < RING {
+                    pending.dropped_alerts.push(alert);
+                }
+            }
+            return;
+        }
         {
             let mut part = write(&self.parts[usize::from(partition)]);
             let ended = alert.state == "resolved";

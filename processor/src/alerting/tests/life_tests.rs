@@ -273,7 +273,7 @@ fn a_storm_is_two_messages_a_site_at_microseconds_an_alert() {
 }
 
 #[test]
-fn a_revised_begin_is_told_with_the_page() {
+fn the_true_begin_is_told_also_when_it_is_learned_later() {
     let mut b = Bench::new();
     let mut old = alert("hot", "d1", "s1", b.now - 6 * HOUR);
     old.reported = Time(b.now);
@@ -283,4 +283,42 @@ fn a_revised_begin_is_told_with_the_page() {
         (message.began, message.alerts[0].reported),
         (old.began.0, b.now)
     );
+    b.kinds();
+    let revised = |n: u32, began: i64, at| Notice {
+        id: format!("{}:revised:{n}", old.id),
+        kind: NoticeKind::Revised,
+        at,
+        alert: Alert {
+            began: Time(began),
+            ..old.clone()
+        },
+    };
+    b.wait(HOUR);
+    b.notices(0, &[revised(1, old.began.0 - HOUR, b.now)]);
+    b.wait(MINUTE);
+    assert_eq!(b.sent[0].message.began, old.began.0 - HOUR);
+    assert_eq!(b.kinds(), ["updated"]);
+    // Again, and one before it: nothing.
+    b.notices(0, &[revised(1, old.began.0, b.now)]);
+    b.wait(HOUR);
+    assert!(b.news().is_empty());
+}
+
+#[test]
+fn alerts_of_a_decommissioned_device_are_over() {
+    let mut b = Bench::new();
+    let a = b.raise_now("hot", "d1", "s1");
+    b.raise_now("hot", "d2", "s1");
+    b.wait(MINUTE);
+    b.kinds();
+    for _ in 0..2 {
+        b.alerting.decommissioned(1, "d2", b.now, b.now);
+        b.alerting.decommissioned(0, "d1", b.now, b.now);
+        b.commit();
+    }
+    assert_eq!(b.pages[&1].firing, 1);
+    b.clear(&a);
+    b.alerting.decommissioned(0, "d2", b.now, b.now);
+    b.commit();
+    assert_eq!(b.kinds(), ["cleared"]);
 }

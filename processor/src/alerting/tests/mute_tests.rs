@@ -114,15 +114,20 @@ fn maintenance_windows_come_each_week() {
 #[test]
 fn an_offline_agent_explains_its_silent_devices() {
     let mut b = Bench::new();
-    b.rule(r#"{"name":"gone","kind":"silence","metric":"t","after":"5m"}"#);
-    b.rule(r#"{"name":"off","kind":"offline","after":"5m"}"#);
-    let offline = alert("off", "agent-1", "s1", b.now);
+    let offline = Alert {
+        kind: "offline",
+        ..alert("off", "agent-1", "s1", b.now)
+    };
     b.raise(&offline);
     let notice = |alert: &Alert, now| raised(alert, now);
-    let device = alert("gone", "d1", "s1", b.now);
+    let silent = |device: &str, site: &str, now| Alert {
+        kind: "silence",
+        ..alert("gone", device, site, now)
+    };
+    let device = silent("d1", "s1", b.now);
     b.alerting
         .notice(0, &notice(&device, b.now), Some("agent-1"), b.now);
-    let other = alert("gone", "d2", "s2", b.now);
+    let other = silent("d2", "s2", b.now);
     b.alerting
         .notice(0, &notice(&other, b.now), Some("agent-2"), b.now);
     b.commit();
