@@ -45,7 +45,7 @@ const ONLY: &[(&str, &[&str])] = &[
     ("axum", &["dashboard"]),
     // The harness gives the real buffer a disk in memory.
     ("redb", &["edge-agent", "eventlog", "harness"]),
-    ("reqwest", &["processor"]),
+    ("reqwest", &["notify"]),
 ];
 
 /// Where neither clocks nor randomness nor threads nor I/O may be.
@@ -55,6 +55,7 @@ const PURE: &[&str] = &[
     "views/src",
     "notify/src/format",
     "processor/src/core",
+    "processor/src/outbox/queue",
 ];
 const BANNED_IN_PURE: &[&str] = &[
     "SystemTime",

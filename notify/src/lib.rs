@@ -22,4 +22,4 @@ pub use address::is_public;
 pub use client::{ANSWER_BYTES_MAX, Client};
 pub use message::{ENTRIES_MAX, Entry, Kind, Message, dedup_key};
 pub use secret::Secret;
-pub use target::{Format, TIMEOUT, Target, TargetError};
+pub use target::{Format, TIMEOUT, Target, TargetError, shown_url};

@@ -254,7 +254,7 @@ impl Target {
 
     /// The URL as it may be shown: scheme, host and port.
     pub fn shown_url(&self) -> String {
-        shown(self.url.expose())
+        shown_url(self.url.expose())
     }
 
     /// Takes everything out of a text that must not be shown.
@@ -287,8 +287,8 @@ impl std::fmt::Debug for Target {
     }
 }
 
-/// Scheme, host and port of a URL; the rest may hold a token.
-pub(crate) fn shown(url: &str) -> String {
+/// Scheme, host and port of a URL, as they may be shown; the rest may hold a token.
+pub fn shown_url(url: &str) -> String {
     match Url::parse(url) {
         Ok(url) => {
             let host = url.host_str().unwrap_or_default();

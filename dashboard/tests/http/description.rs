@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::fixture::start;
 
-const CALLS: [&str; 22] = [
+const CALLS: [&str; 23] = [
     "/api/openapi.json",
     "/api/v1/aggregates",
     "/api/v1/aggregates/{name}",
@@ -18,6 +18,7 @@ const CALLS: [&str; 22] = [
     "/api/v1/ledger/too_old",
     "/api/v1/live",
     "/api/v1/notifications",
+    "/api/v1/notifications/{id}/resend",
     "/api/v1/overview",
     "/api/v1/quarantine",
     "/api/v1/quarantine/{id}/release",
@@ -87,6 +88,7 @@ async fn every_call_is_described_and_exists() {
         "delete /api/v1/aggregates/{name}",
         "put /api/v1/devices/{id}",
         "delete /api/v1/devices/{id}",
+        "post /api/v1/notifications/{id}/resend",
         "post /api/v1/quarantine/{id}/release",
         "put /api/v1/rules/{name}",
         "delete /api/v1/rules/{name}",

@@ -4,13 +4,15 @@ use chrono::NaiveDateTime;
 
 use super::text::cut;
 use super::{Attempt, alertmanager_api, slack};
-use crate::target::shown;
+use crate::target::shown_url;
 use crate::{Format, Message, Target};
 
 /// Longest pause that a receiver can ask for: an hour, microseconds.
 pub const RETRY_AFTER_MAX: i64 = 3_600_000_000;
 /// Characters of a receiver's own words that are kept.
 const WORDS_MAX: usize = 200;
+/// Bytes of a body in which they are looked for.
+const BODY_BYTES_READ: usize = 4096;
 
 /// What a receiver answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +59,8 @@ pub struct Outcome {
     pub verdict: Verdict,
     /// The last HTTP status; none if there was no answer.
     pub status: Option<u16>,
+    /// The first words of the answer, without secrets; empty if there were none.
+    pub words: String,
     /// Why it was not accepted, for people, without secrets.
     pub error: Option<String>,
     /// Pause that the receiver asked for, microseconds, at most [`RETRY_AFTER_MAX`].
@@ -71,6 +75,7 @@ impl Outcome {
         Self {
             verdict,
             status: None,
+            words: String::new(),
             error: Some(error),
             retry_after: None,
             handle: Handle::Keep,
@@ -97,13 +102,14 @@ pub fn judge(
     let outcome = Outcome {
         verdict,
         status: Some(status),
+        words: words(target, answer.body),
         error: None,
         retry_after: answer.retry_after.and_then(|text| pause(text, attempt.at)),
         handle: Handle::Keep,
     };
     let error = match (verdict, answer.location) {
         (Verdict::Delivered, _) if target.format == Format::Slack && target.secret.is_some() => {
-            return slack::judge(target, attempt.handle, answer, outcome);
+            return slack::judge(attempt.handle, answer, outcome);
         }
         (Verdict::Delivered, _) if target.format == Format::Alertmanager => {
             let handle = match attempt.handle {
@@ -115,12 +121,12 @@ pub fn judge(
         (Verdict::Delivered, _) => return outcome,
         (_, Some(location)) if (300..400).contains(&status) => format!(
             "the receiver answered {status} and points to {}; redirects are not followed, set url to where they lead",
-            shown(location)
+            shown_url(location)
         ),
         (_, None) if (300..400).contains(&status) => {
             format!("the receiver answered {status}; redirects are not followed")
         }
-        _ => said(target, status, answer.body),
+        _ => said(status, &outcome.words),
     };
     Outcome {
         error: Some(error),
@@ -129,22 +135,20 @@ pub fn judge(
 }
 
 /// Status and first words of an answer that is no success.
-pub(super) fn said(target: &Target, status: u16, body: &[u8]) -> String {
-    let words = String::from_utf8_lossy(body);
-    let words: Vec<&str> = words
-        .split(|c: char| c.is_whitespace() || c.is_control())
-        .collect();
-    let words = words
-        .into_iter()
-        .filter(|w| !w.is_empty())
-        .collect::<Vec<_>>()
-        .join(" ");
-    if words.is_empty() {
-        return format!("the receiver answered {status}");
+pub(super) fn said(status: u16, words: &str) -> String {
+    match words {
+        "" => format!("the receiver answered {status}"),
+        words => format!("the receiver answered {status}: {words}"),
     }
-    // Receivers like to repeat what they were sent.
-    let words = cut(&target.scrub(&words), WORDS_MAX);
-    format!("the receiver answered {status}: {words}")
+}
+
+/// The first words of a body, on one line. Receivers like to repeat what they were sent: without secrets.
+fn words(target: &Target, body: &[u8]) -> String {
+    // What is cut off in the middle of a secret is far behind what is kept.
+    let text = String::from_utf8_lossy(&body[..body.len().min(BODY_BYTES_READ)]);
+    let words = text.split(|c: char| c.is_whitespace() || c.is_control());
+    let words: Vec<&str> = words.filter(|word| !word.is_empty()).collect();
+    cut(&target.scrub(&words.join(" ")), WORDS_MAX)
 }
 
 /// `Retry-After`: seconds, or one of the three forms of an HTTP date.

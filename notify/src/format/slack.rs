@@ -130,12 +130,7 @@ fn escape(text: &str) -> String {
 }
 
 /// What a 2xx of the API means: success only if its body says so.
-pub(super) fn judge(
-    target: &Target,
-    handle: Option<&str>,
-    answer: &Answer<'_>,
-    outcome: Outcome,
-) -> Outcome {
+pub(super) fn judge(handle: Option<&str>, answer: &Answer<'_>, outcome: Outcome) -> Outcome {
     let body: Value = serde_json::from_slice(answer.body).unwrap_or_default();
     if body["ok"] == true {
         // Channel and time; an update keeps the first.
@@ -158,7 +153,7 @@ pub(super) fn judge(
     };
     Outcome {
         verdict,
-        error: Some(said(target, answer.status, answer.body)),
+        error: Some(said(answer.status, &outcome.words)),
         handle: if stale { Handle::Forget } else { Handle::Keep },
         ..outcome
     }

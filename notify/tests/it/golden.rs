@@ -264,7 +264,7 @@ async fn alertmanager_webhook() {
             alert("pump", 81.25, "PUMP"),
         ],
     });
-    // The hash itself is compared with that of the real program in tests/system.
+    // The hash itself is compared with that of the real program beside it.
     let mut body = got.body.clone();
     for (i, name) in ["BOILER", "PUMP"].iter().enumerate() {
         let fingerprint = body["alerts"][i]["fingerprint"].as_str().unwrap();

@@ -5,6 +5,7 @@
 //! where ids decide what is new.
 
 mod lookup;
+mod pages;
 mod past;
 mod saver;
 mod worker;
@@ -18,11 +19,11 @@ use anyhow::Context;
 use bytes::Bytes;
 use event::{Declaration, Record};
 use eventlog::{Log, PartitionId};
+use notify::Target;
 use tokio_util::sync::CancellationToken;
 use views::Views;
 
 use crate::outbox::Outbox;
-use crate::webhook::Target;
 use saver::Saver;
 use worker::Worker;
 
@@ -41,7 +42,7 @@ pub struct Settings {
     pub log_keep_bytes: u64,
     /// Bytes read from the log at once. Default 4 MiB.
     pub read_bytes: usize,
-    /// Where notices go.
+    /// Who is told of alerts.
     pub targets: Vec<Target>,
 }
 
@@ -81,6 +82,7 @@ fn show(views: &Views, partition: u16, declared: &crate::core::Declarations) {
 pub struct Processor {
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<anyhow::Result<()>>>,
+    outbox: Outbox,
     delivery: tokio::task::JoinHandle<()>,
     delivery_stop: CancellationToken,
 }
@@ -102,7 +104,7 @@ impl Processor {
         let partitions = log.partitions();
         let stop = Arc::new(AtomicBool::new(false));
         let behind = Arc::new(AtomicUsize::new(usize::from(partitions)));
-        let outbox = Outbox::open(log, views, settings.targets.clone())
+        let outbox = Outbox::open(log, views, settings.targets.clone(), clock)
             .context("failed to read the outbox")?;
         let saver =
             Saver::start(log).context("failed to start the thread that writes checkpoints")?;
@@ -114,7 +116,7 @@ impl Processor {
             );
         }
         let delivery_stop = CancellationToken::new();
-        let delivery = outbox.deliver(clock.clone(), delivery_stop.clone())?;
+        let delivery = outbox.deliver(delivery_stop.clone())?;
         let mut threads = Vec::with_capacity(workers.len());
         for (number, worker) in workers.into_iter().enumerate() {
             let (stop, behind, failed) = (stop.clone(), behind.clone(), failed.clone());
@@ -140,9 +142,15 @@ impl Processor {
         Ok(Self {
             stop,
             threads,
+            outbox,
             delivery,
             delivery_stop,
         })
+    }
+
+    /// What is delivered, and what became of it.
+    pub fn outbox(&self) -> &Outbox {
+        &self.outbox
     }
 
     /// Processes what is in the log, saves a last checkpoint of every partition, stops delivering, and

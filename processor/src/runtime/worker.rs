@@ -15,7 +15,7 @@ use views::store::RING;
 use super::lookup::Lookup;
 use super::past::Past;
 use super::saver::{Done, Failure, Job, Saver};
-use super::{Clock, Settings};
+use super::{Clock, Settings, pages};
 use crate::core::{Changed, Effects, Partition};
 use crate::outbox::Outbox;
 
@@ -237,7 +237,7 @@ impl Worker {
     /// Notices must be durable before a checkpoint says that they were made: on a full disk the
     /// partition waits here, and ingest acknowledges nothing meanwhile either.
     fn save_notices(&mut self, fx: &mut Effects, stop: &AtomicBool) {
-        while let Err(error) = self.outbox.put(&fx.notices) {
+        while let Err(error) = pages::commit(&self.outbox, &fx.notices) {
             tracing::error!(
                 partition = self.number,
                 "failed to save notices, trying again in {CHECKPOINT_RETRY:?}: {error:#}"
