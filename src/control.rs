@@ -1,14 +1,15 @@
 //! Changes at run time: from the API into the event log.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use dashboard::control::{Change, Control, ControlError, Place, Submitted};
+use dashboard::control::{Change, Control, ControlError, Place, Resent, Submitted};
 use event::operate::OPERATION_BYTES_MAX;
 use event::{Operation, Record};
 use eventlog::{Error, Log, PartitionId};
 use processor::alerting::Matchers;
+use processor::outbox::{Outbox, ResendError};
 use rules::{Rule, RuleError};
 use serde_json::Value;
 use tokio::sync::Mutex;
@@ -22,6 +23,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub struct LogControl {
     log: Log,
     turn: Arc<Mutex<()>>,
+    /// There once the processor runs.
+    outbox: OnceLock<Outbox>,
 }
 
 impl LogControl {
@@ -30,6 +33,35 @@ impl LogControl {
         Self {
             log,
             turn: Arc::default(),
+            outbox: OnceLock::new(),
+        }
+    }
+
+    /// From now on messages can be sent again.
+    pub fn set_outbox(&self, outbox: Outbox) {
+        // There is one processor in a life; a second call would name the same.
+        let _ = self.outbox.set(outbox);
+    }
+
+    async fn resend_message(&self, id: String) -> Result<String, ControlError> {
+        let Some(outbox) = self.outbox.get().cloned() else {
+            return Err(unavailable("the server is still starting; try again soon"));
+        };
+        let resent = tokio::task::spawn_blocking(move || outbox.resend(&id)).await;
+        let error = match resent {
+            Ok(Ok(id)) => return Ok(id),
+            Ok(Err(error)) => error,
+            Err(error) => error.into(),
+        };
+        match error.downcast_ref::<ResendError>() {
+            Some(reason @ ResendError::NotFound) => Err(ControlError::NotFound(reason.to_string())),
+            Some(reason) => Err(ControlError::Conflict(reason.to_string())),
+            None => {
+                tracing::error!("failed to send a message again: {error:#}");
+                Err(unavailable(
+                    "it cannot be saved now (a full disk?); try again later",
+                ))
+            }
         }
     }
 
@@ -90,6 +122,10 @@ impl LogControl {
 impl Control for LogControl {
     fn submit(&self, change: Change) -> Submitted<'_> {
         Box::pin(self.append(change))
+    }
+
+    fn resend(&self, id: String) -> Resent<'_> {
+        Box::pin(self.resend_message(id))
     }
 }
 

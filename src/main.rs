@@ -8,6 +8,7 @@ mod config;
 mod control;
 mod demo;
 mod inspect;
+mod notifiers;
 mod server;
 
 use std::io::{IsTerminal, Write};
@@ -50,6 +51,9 @@ enum Command {
     /// Look at the event log
     #[command(subcommand)]
     Log(LogCommand),
+    /// Look after those who are told of alerts
+    #[command(subcommand)]
+    Notify(NotifyCommand),
 }
 
 #[derive(clap::Args)]
@@ -103,6 +107,19 @@ enum LogCommand {
         /// How many of the newest records of each partition to print
         #[arg(long, value_name = "N", default_value_t = 5)]
         records: u64,
+    },
+}
+
+#[derive(Subcommand)]
+enum NotifyCommand {
+    /// Send one test message to a notifier of the configuration and print what comes back
+    ///
+    /// It is a real message: a pager rings. PagerDuty, Opsgenie and Jira keep it open until somebody closes it.
+    Test {
+        /// Its name
+        name: String,
+        #[command(flatten)]
+        config: ConfigArgs,
     },
 }
 
@@ -185,6 +202,10 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Config(ConfigCommand::Show(args)) => {
             print(config::load(args.config.as_deref())?.show()?);
             Ok(ExitCode::SUCCESS)
+        }
+        Command::Notify(NotifyCommand::Test { name, config }) => {
+            let config = config::load(config.config.as_deref())?;
+            block_on(notifiers::test(config.targets()?, name))
         }
         Command::Log(LogCommand::Inspect { data, records }) => {
             print(inspect::inspect(&data, records)?);

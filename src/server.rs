@@ -178,6 +178,7 @@ pub async fn serve(
         .context("starting the processor was interrupted")?
         .context("failed to start the processor")?
     };
+    page.control.set_outbox(processor.outbox().clone());
     let stop_ingest = CancellationToken::new();
     let mut ingest = tokio::spawn(ingest.run(stop_ingest.clone()));
     ready(addresses);
@@ -251,6 +252,7 @@ fn declare(log: &Log, what: &Declaration, retention: Retention) -> Result<(), ev
 /// The views and the server that shows them.
 struct Page {
     views: Arc<Views>,
+    control: Arc<LogControl>,
     address: SocketAddr,
     stop: CancellationToken,
     task: tokio::task::JoinHandle<()>,
@@ -266,11 +268,12 @@ impl Page {
         let control = Arc::new(LogControl::new(log.clone()));
         let dashboard = dashboard::Dashboard::bind(settings.clone(), views.clone())
             .await?
-            .with_control(control);
+            .with_control(control.clone());
         let (address, stop) = (dashboard.local_addr(), CancellationToken::new());
         let task = tokio::spawn(dashboard.run(stop.clone()));
         Ok(Self {
             views,
+            control,
             address,
             stop,
             task,

@@ -45,7 +45,7 @@ const ONLY: &[(&str, &[&str])] = &[
     ("axum", &["dashboard"]),
     // The harness gives the real buffer a disk in memory.
     ("redb", &["edge-agent", "eventlog", "harness"]),
-    ("reqwest", &["processor"]),
+    ("reqwest", &["notify"]),
 ];
 
 /// Where neither clocks nor randomness nor threads nor I/O may be.
@@ -53,8 +53,10 @@ const PURE: &[&str] = &[
     "event/src",
     "rules/src",
     "views/src",
+    "notify/src/format",
     "processor/src/core",
     "processor/src/alerting",
+    "processor/src/outbox/queue",
     "processor/src/rollout",
 ];
 const BANNED_IN_PURE: &[&str] = &[

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -152,11 +153,18 @@ impl Message {
 /// The key of a page: lower-case hex SHA-256 of the key of its group and the id of the alert that opened it,
 /// so that a later page of the same group is another one.
 pub fn dedup_key(group: &str, opener: &str) -> String {
-    hex(&Sha256::digest(format!("{group}{opener}")))
+    hex_sha256(&format!("{group}{opener}"))
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+pub(crate) fn hex_sha256(text: &str) -> String {
+    let digest = Sha256::digest(text);
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// RFC 3339 in UTC with as many digits as it needs, as the API writes times.
+pub(crate) fn rfc3339(micros: i64) -> String {
+    let time: DateTime<Utc> = DateTime::from_timestamp_micros(micros).unwrap_or_default();
+    time.to_rfc3339_opts(SecondsFormat::AutoSi, true)
 }
 
 #[cfg(test)]
@@ -179,5 +187,11 @@ mod tests {
         let text = serde_json::to_string(&message).unwrap();
         assert_eq!(serde_json::from_str::<Message>(&text).unwrap(), message);
         assert!(!text.contains("runbook"));
+    }
+
+    #[test]
+    fn times_have_as_many_digits_as_they_need() {
+        assert_eq!(rfc3339(1_700_000_000_000_000), "2023-11-14T22:13:20Z");
+        assert_eq!(rfc3339(1_700_000_000_120_000), "2023-11-14T22:13:20.120Z");
     }
 }

@@ -55,6 +55,14 @@ pub struct MarkedAlert {
     pub mark: Mark,
 }
 
+impl From<Alert> for MarkedAlert {
+    /// An alert of which alerting says nothing.
+    fn from(alert: Alert) -> Self {
+        let mark = Mark::default();
+        Self { alert, mark }
+    }
+}
+
 /// What changed of it: everything that is given replaces what was there.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct OnCallChange {

@@ -7,6 +7,8 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use views::QueryError;
 
+use crate::control::ControlError;
+
 /// Longest piece of a caller's text that is repeated in a message, characters.
 const ECHO_CHARS_MAX: usize = 80;
 
@@ -73,7 +75,7 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, "not_found", message)
     }
 
-    /// 409: it contradicts what is there.
+    /// 409: as things are it would do harm, or nothing.
     pub fn conflict(message: impl Into<String>) -> Self {
         Self::new(StatusCode::CONFLICT, "conflict", message)
     }
@@ -152,6 +154,17 @@ impl ApiError {
     pub fn with_field(mut self, field: &str) -> Self {
         self.field = Some(clip(field));
         self
+    }
+}
+
+impl From<ControlError> for ApiError {
+    fn from(error: ControlError) -> Self {
+        match error {
+            ControlError::Invalid { field, message } => Self::bad_parameter(&field, message),
+            ControlError::Unavailable(message) => Self::busy(message),
+            ControlError::NotFound(message) => Self::not_found(message),
+            ControlError::Conflict(message) => Self::conflict(message),
+        }
     }
 }
 

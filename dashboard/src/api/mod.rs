@@ -210,6 +210,7 @@ pub fn router() -> (Router<Shared>, OpenApi) {
         .routes(routes!(rules::rules))
         .routes(routes!(rules::rule, rules::set_rule, rules::remove_rule))
         .routes(routes!(notifications::notifications))
+        .routes(routes!(notifications::resend))
         .routes(routes!(quarantine::quarantine))
         .routes(routes!(quarantine::release))
         .routes(routes!(ledger::ledger))

@@ -15,7 +15,7 @@ use utoipa::ToSchema;
 use super::error::clip;
 use super::params::Params;
 use super::{ApiError, Shared};
-use crate::control::{Change, Control, ControlError, Place};
+use crate::control::{Change, Control, Place};
 use crate::server::guard::BODY_BYTES_MAX;
 
 /// Most texts of a list in a body.
@@ -100,6 +100,17 @@ impl Writer {
             at,
         };
         Ok((StatusCode::ACCEPTED, Json(accepted)))
+    }
+}
+
+impl Writer {
+    /// Sends a notification again, and says under which id its row is found.
+    ///
+    /// **Errors**: 404, 409; 503 if it cannot be saved now.
+    pub async fn resend(&self, id: String) -> Result<String, ApiError> {
+        let again = self.0.resend(id.clone()).await?;
+        tracing::info!(id, again, "a notification is sent again by hand");
+        Ok(again)
     }
 }
 

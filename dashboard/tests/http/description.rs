@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::fixture::start;
 
-const CALLS: [&str; 44] = [
+const CALLS: [&str; 45] = [
     "/api/openapi.json",
     "/api/v1/aggregates",
     "/api/v1/aggregates/{name}",
@@ -31,6 +31,7 @@ const CALLS: [&str; 44] = [
     "/api/v1/ledger/too_old",
     "/api/v1/live",
     "/api/v1/notifications",
+    "/api/v1/notifications/{id}/resend",
     "/api/v1/overview",
     "/api/v1/pages",
     "/api/v1/quarantine",
@@ -126,6 +127,7 @@ async fn every_call_is_described_and_exists() {
         "put /api/v1/devices/{id}",
         "delete /api/v1/devices/{id}",
         "post /api/v1/devices/{id}/commands",
+        "post /api/v1/notifications/{id}/resend",
         "post /api/v1/quarantine/{id}/release",
         "put /api/v1/rules/{name}",
         "delete /api/v1/rules/{name}",

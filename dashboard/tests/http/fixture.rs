@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use dashboard::control::{Change, Control, ControlError, Place, Submitted};
+use dashboard::control::{Change, Control, ControlError, Place, Resent, Submitted};
 use dashboard::{Dashboard, Settings};
 use event::AggregateSpec;
 use http_body_util::{BodyExt, Full};
@@ -96,6 +96,14 @@ impl Control for Changes {
                     offset: 41,
                 }])
             }
+        };
+        Box::pin(std::future::ready(answer))
+    }
+
+    fn resend(&self, id: String) -> Resent<'_> {
+        let answer = match self.refuse.lock().unwrap().clone() {
+            Some(error) => Err(error),
+            None => Ok(format!("{id}~1")),
         };
         Box::pin(std::future::ready(answer))
     }
@@ -344,15 +352,21 @@ pub fn filled() -> Arc<Views> {
         },
     );
     views.put_notification(Notification {
-        id: "n-1".to_owned(),
+        id: "ops:a-2:raised".to_owned(),
+        message: "a-2:raised".to_owned(),
+        page: "p-1".to_owned(),
         alert: "a-2".to_owned(),
         target: "ops".to_owned(),
         kind: "raised".to_owned(),
+        summary: "too hot".to_owned(),
         attempts: 1,
         state: "delivered".to_owned(),
+        queued: Time(T),
         last_attempt: Some(Time(T)),
         status: Some(200),
         error: None,
+        by_fallback: false,
+        handed_on: false,
     });
     for partition in 0..2 {
         views.put_report(PartitionReport {

@@ -32,6 +32,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use event::{Operation, operate};
 
 use crate::core::{Notice, NoticeKind, Operated};
+use crate::outbox::Outgoing;
 use ::rules::RuleCommand;
 use commands::Commands;
 use facts::Facts;
@@ -42,7 +43,7 @@ use page::{Ack, Page, PageKey};
 use silence::Silences;
 use timers::{Timer, Timers};
 
-pub use output::{Outgoing, Output};
+pub use output::Output;
 pub use settings::{
     FlapSettings, GROUP_BY_MAX, Inhibit, Pace, Route, STEPS_MAX, Settings, Step, TABLES_MAX, Window,
 };

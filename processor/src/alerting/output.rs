@@ -10,15 +10,7 @@ use super::life::Episode;
 use super::page::Ack;
 use super::settings::Window;
 use super::{Alerting, rows};
-
-/// A message for one notifier.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Outgoing {
-    /// Name of the notifier.
-    pub target: String,
-    /// What it is to be told.
-    pub message: Message,
-}
+use crate::outbox::Outgoing;
 
 /// Everything since the last call of [`Alerting::take`]. Rows and messages belong in one transaction; what is for
 /// the views comes after it.
@@ -129,7 +121,7 @@ impl Alerting {
         }
         for id in touched.commands {
             out.rows.push(rows::asked(&id, self.commands.asked(&id)));
-            out.commands
+            out.shown.commands
                 .push((id.to_string(), self.commands.model(&id)));
         }
         for rule in touched.rules {

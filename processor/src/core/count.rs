@@ -177,7 +177,7 @@ impl Partition {
         self.resolve_devices(columns, origin.agent, lo, simple, &mut s);
         self.resolve_metrics(columns, &mut s);
         self.resolve_pairs(columns, simple, &mut s);
-        self.add_events(columns, origin, simple, &mut s, &mut aside);
+        self.add_events(columns, origin, simple, &mut s, &mut aside, fx);
         self.newest = self.newest.max(hi);
         self.join_touched(origin.agent, &s.touched);
         self.set_events_aside(columns, origin, aside, fx);
@@ -430,6 +430,7 @@ impl Partition {
         simple: bool,
         s: &mut Scratch,
         aside: &mut Aside,
+        fx: &mut Effects,
     ) {
         let hot = self.agents.hot(origin.agent);
         // A plain device promises nothing.

@@ -20,12 +20,12 @@ use anyhow::Context;
 use bytes::Bytes;
 use event::{Declaration, Record};
 use eventlog::{Log, PartitionId};
+use notify::Target;
 use tokio_util::sync::CancellationToken;
 use views::Views;
 
 use crate::core::SendCommand;
 use crate::outbox::Outbox;
-use crate::webhook::Target;
 use saver::Saver;
 use stage::Stage;
 use worker::Worker;
@@ -66,7 +66,7 @@ pub struct Settings {
     pub log_keep_bytes: u64,
     /// Bytes read from the log at once. Default 4 MiB.
     pub read_bytes: usize,
-    /// Where notices go.
+    /// Who is told of alerts.
     pub targets: Vec<Target>,
     /// What becomes of alerts.
     pub alerting: crate::alerting::Settings,
@@ -113,6 +113,7 @@ pub struct Processor {
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<anyhow::Result<()>>>,
     stage: Stage,
+    outbox: Outbox,
     delivery: tokio::task::JoinHandle<()>,
     delivery_stop: CancellationToken,
 }
@@ -134,7 +135,7 @@ impl Processor {
         let partitions = log.partitions();
         let stop = Arc::new(AtomicBool::new(false));
         let behind = Arc::new(AtomicUsize::new(usize::from(partitions)));
-        let outbox = Outbox::open(log, views, settings.targets.clone())
+        let outbox = Outbox::open(log, views, settings.targets.clone(), clock)
             .context("failed to read the outbox")?;
         let stage = Stage::open(settings.alerting.clone(), log, &outbox, views, clock)
             .context("failed to read the state of alerting")?;
@@ -148,7 +149,7 @@ impl Processor {
             );
         }
         let delivery_stop = CancellationToken::new();
-        let delivery = outbox.deliver(clock.clone(), delivery_stop.clone())?;
+        let delivery = outbox.deliver(delivery_stop.clone())?;
         let mut threads = Vec::with_capacity(workers.len());
         for (number, worker) in workers.into_iter().enumerate() {
             let (stop, behind, failed) = (stop.clone(), behind.clone(), failed.clone());
@@ -193,9 +194,15 @@ impl Processor {
             stop,
             threads,
             stage,
+            outbox,
             delivery,
             delivery_stop,
         })
+    }
+
+    /// What is delivered, and what became of it.
+    pub fn outbox(&self) -> &Outbox {
+        &self.outbox
     }
 
     /// Processes what is in the log, saves a last checkpoint of every partition, stops delivering, and

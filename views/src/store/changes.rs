@@ -4,6 +4,7 @@ use std::sync::PoisonError;
 
 use super::{Changes, Views, read};
 use crate::model::Row;
+use crate::oncall::MarkedAlert;
 use crate::part::RowState;
 
 /// Open rows that are watched for settling by themselves.
@@ -64,7 +65,9 @@ impl Views {
             open.pop_first();
         }
         drop(open);
-        let mut alerts = pending.dropped_alerts.clone();
+        // What is dropped has no marks any more.
+        let gone = pending.dropped_alerts.iter().cloned();
+        let mut alerts: Vec<MarkedAlert> = gone.map(MarkedAlert::from).collect();
         for part in &self.parts {
             let part = read(part);
             let on_call = read(&self.on_call);

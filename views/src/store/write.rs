@@ -272,10 +272,8 @@ impl Views {
     /// Takes the newest form of a notification.
     pub fn put_notification(&self, notification: Notification) {
         let mut all = write(&self.notifications);
-        // The same notice goes to every target under the same id.
-        let same =
-            |n: &&mut Notification| n.id == notification.id && n.target == notification.target;
-        match all.iter_mut().find(same) {
+        // From the newest: it is they that change.
+        match all.iter_mut().rfind(|n| n.id == notification.id) {
             Some(old) => *old = notification,
             None => push_ring(&mut all, notification),
         }
