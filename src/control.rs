@@ -10,7 +10,7 @@ use event::{Operation, Record};
 use eventlog::{Error, Log, PartitionId};
 use processor::alerting::Matchers;
 use processor::outbox::{Outbox, ResendError};
-use rules::{Rule, RuleError};
+use rules::Rule;
 use serde_json::Value;
 use tokio::sync::Mutex;
 

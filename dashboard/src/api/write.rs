@@ -74,10 +74,7 @@ impl Writer {
         name: &str,
         action: &'static str,
     ) -> Result<Vec<Place>, ApiError> {
-        let at = self.0.submit(change).await.map_err(|error| match error {
-            ControlError::Invalid { field, message } => ApiError::bad_parameter(&field, message),
-            ControlError::Unavailable(message) => ApiError::busy(message),
-        })?;
+        let at = self.0.submit(change).await?;
         tracing::info!(kind, name, action, "a change entered the log");
         Ok(at)
     }

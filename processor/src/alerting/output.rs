@@ -121,7 +121,8 @@ impl Alerting {
         }
         for id in touched.commands {
             out.rows.push(rows::asked(&id, self.commands.asked(&id)));
-            out.shown.commands
+            out.shown
+                .commands
                 .push((id.to_string(), self.commands.model(&id)));
         }
         for rule in touched.rules {
