@@ -3,10 +3,12 @@
 mod allocator;
 mod bench;
 mod clock;
+mod command;
 mod config;
 mod control;
 mod demo;
 mod inspect;
+mod notifiers;
 mod server;
 
 use std::io::{IsTerminal, Write};
@@ -41,12 +43,17 @@ enum Command {
     /// Measure this machine
     #[command(subcommand)]
     Bench(bench::Command),
+    /// Give commands to devices through a running server, and see what becomes of them
+    Command(CommandArgs),
     /// Look at the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
     /// Look at the event log
     #[command(subcommand)]
     Log(LogCommand),
+    /// Look after those who are told of alerts
+    #[command(subcommand)]
+    Notify(NotifyCommand),
 }
 
 #[derive(clap::Args)]
@@ -69,6 +76,14 @@ struct ConfigArgs {
     /// Configuration file (deploy/tidewatch.sample.toml has every key)
     #[arg(long, value_name = "F")]
     config: Option<PathBuf>,
+}
+
+#[derive(clap::Args)]
+struct CommandArgs {
+    #[command(flatten)]
+    server: command::Server,
+    #[command(subcommand)]
+    command: command::Command,
 }
 
 #[derive(Subcommand)]
@@ -95,11 +110,24 @@ enum LogCommand {
     },
 }
 
+#[derive(Subcommand)]
+enum NotifyCommand {
+    /// Send one test message to a notifier of the configuration and print what comes back
+    ///
+    /// It is a real message: a pager rings. PagerDuty, Opsgenie and Jira keep it open until somebody closes it.
+    Test {
+        /// Its name
+        name: String,
+        #[command(flatten)]
+        config: ConfigArgs,
+    },
+}
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let level = match cli.command {
         // The demo's output is its address; the log would push it away.
-        Command::Demo(_) => "warn",
+        Command::Demo(_) | Command::Command(_) => "warn",
         _ => "info",
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
@@ -165,6 +193,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             })
         }),
         Command::Bench(command) => bench::run(command),
+        Command::Command(args) => block_on(command::run(args.server, args.command)),
         Command::Config(ConfigCommand::Check(args)) => {
             config::load(args.config.as_deref())?.declaration()?;
             print("configuration is right\n");
@@ -173,6 +202,10 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Config(ConfigCommand::Show(args)) => {
             print(config::load(args.config.as_deref())?.show()?);
             Ok(ExitCode::SUCCESS)
+        }
+        Command::Notify(NotifyCommand::Test { name, config }) => {
+            let config = config::load(config.config.as_deref())?;
+            block_on(notifiers::test(config.targets()?, name))
         }
         Command::Log(LogCommand::Inspect { data, records }) => {
             print(inspect::inspect(&data, records)?);

@@ -4,7 +4,7 @@
 use std::future::Future;
 use std::pin::Pin;
 
-use event::{AggregateSpec, DeviceChange, DeviceId, Release};
+use event::{AggregateSpec, CommandControl, DeviceChange, DeviceId, Operation, Order, Release};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -40,6 +40,22 @@ pub enum Change {
         /// What.
         release: Release,
     },
+    /// What an operator does about alerts, not yet checked. In partition 0.
+    Operate(Operation),
+    /// A command to a device. Checked.
+    Command {
+        /// The partition that knows the device.
+        partition: u16,
+        /// What.
+        order: Order,
+    },
+    /// What steers commands. Checked.
+    CommandControl {
+        /// The partition that it is for; none: all of them.
+        partition: Option<u16>,
+        /// What.
+        control: CommandControl,
+    },
 }
 
 /// A place in the log.
@@ -66,17 +82,32 @@ pub enum ControlError {
     /// change twice is the same as once.
     #[error("{0}")]
     Unavailable(String),
+    /// What it is about is not there.
+    #[error("{0}")]
+    NotFound(String),
+    /// As things are it would do harm, or nothing.
+    #[error("{0}")]
+    Conflict(String),
 }
 
 /// The answer that is waited for.
 pub type Submitted<'a> =
     Pin<Box<dyn Future<Output = Result<Vec<Place>, ControlError>> + Send + 'a>>;
 
-/// Appends changes to the log.
+/// The id of what is sent again.
+pub type Resent<'a> = Pin<Box<dyn Future<Output = Result<String, ControlError>> + Send + 'a>>;
+
+/// Appends changes to the log, and asks the outbox for what is no change of any result.
 pub trait Control: Send + Sync {
     /// Appends a change to the partitions that it concerns. Resolves when it is durable in all of them.
     /// All partitions get all changes of aggregates and rules in the same order.
     ///
     /// **Errors**: see [`ControlError`].
     fn submit(&self, change: Change) -> Submitted<'_>;
+
+    /// Sends the notification with this id again. Resolves when that is durable, with the id of its row in the
+    /// delivery log.
+    ///
+    /// **Errors**: see [`ControlError`].
+    fn resend(&self, id: String) -> Resent<'_>;
 }

@@ -7,15 +7,21 @@
 mod declare;
 mod duration;
 mod episode;
+mod extra;
 mod kind;
+mod offline;
 mod rate;
 mod silence;
+mod stuck;
 mod threshold;
 
-pub use declare::{Rule, RuleError, Severity, ThresholdRule};
+pub use declare::{Rule, RuleError, Severity, ThresholdRule, fields};
 pub use duration::{format_duration, parse_duration};
 pub use episode::{Episode, Transition};
+pub use extra::{ENTRIES_MAX, NOTE_BYTES_MAX, RuleCommand, TEXT_BYTES_MAX};
 pub use kind::{KINDS, Kind, State};
+pub use offline::Offline;
 pub use rate::{Course, Rate};
 pub use silence::Silence;
+pub use stuck::Stuck;
 pub use threshold::{Direction, Threshold};

@@ -18,5 +18,7 @@ mod kill;
 mod late;
 
 mod alerts;
+mod commands;
+mod on_call;
 
 mod engine;

@@ -388,26 +388,43 @@ pub struct Point {
     pub value: Scalar,
 }
 
+/// One value around the onset of an episode.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, utoipa::ToSchema)]
+pub struct Evidence {
+    /// Event time.
+    pub time: Time,
+    /// The value; booleans are 0 and 1.
+    pub value: f64,
+}
+
 /// One episode of a rule on a device.
-#[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, utoipa::ToSchema)]
 pub struct Alert {
     /// Stable id made from rule, device and begin.
     pub id: String,
     /// The rule.
     pub rule: String,
+    /// What the rule looks for: `threshold`, `rate`, `silence`, `stuck`, `offline`, ...
+    pub kind: &'static str,
     /// `critical`, `error`, `warning` or `info`.
     pub severity: &'static str,
-    /// `pending`, `firing` or `resolved`.
+    /// `pending`, `firing` or `resolved`; on the live stream `dropped`, too: it is none any more.
     pub state: &'static str,
-    /// The device.
+    /// The device; of the kind `offline` the agent.
     pub device: String,
-    /// The metric.
+    /// The metric; empty for the kind `offline`.
     pub metric: String,
-    /// Attributes of the device when it began.
+    /// Attributes of the device, as they are now.
     pub group: BTreeMap<String, String>,
-    /// Newest evidence.
+    /// Labels of the rule.
+    pub labels: BTreeMap<String, String>,
+    /// A link for people, from the rule.
+    pub runbook: Option<String>,
+    /// For people, from the rule.
+    pub description: Option<String>,
+    /// Newest value; of a silence the last one before it.
     pub value: f64,
-    /// The rule's limit.
+    /// The rule's limit; for `silence` and `offline` seconds.
     pub threshold: f64,
     /// Event time at which it began.
     pub began: Time,
@@ -417,31 +434,47 @@ pub struct Alert {
     pub resolved: Option<Time>,
     /// Whether a page goes out for it.
     pub notified: bool,
+    /// Why it fires, or ended, where rule and values alone do not say it.
+    pub reason: Option<String>,
+    /// Values around the onset, at most 16: the last one before it, and the first ones of it.
+    pub evidence: Vec<Evidence>,
     /// One sentence for people.
     pub summary: String,
 }
 
-/// One notification in the delivery log.
+/// One message to one notifier, in the delivery log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Notification {
-    /// Stable id; the receiver's idempotency key.
+    /// `<notifier>:<message>`, and `~<n>` behind it for the nth repetition by hand.
     pub id: String,
-    /// The alert.
+    /// Id of the message: the receiver's idempotency key, the same for all notifiers and all tries.
+    pub message: String,
+    /// The page: the receiver's dedup key.
+    pub page: String,
+    /// The alert that opened the page.
     pub alert: String,
     /// Name of the notifier.
     pub target: String,
-    /// `raised` or `cleared`.
+    /// `raised`, `updated`, `acknowledged` or `cleared`.
     pub kind: String,
+    /// One sentence for people.
+    pub summary: String,
     /// Tries so far.
     pub attempts: u32,
-    /// `queued`, `delivered` or `failed`.
+    /// `queued`, `delivered`, `failed` (refused, or given up after a day) or `dropped` (not needed any more).
     pub state: String,
+    /// When it was decided to send it.
+    pub queued: Time,
     /// When it was last tried.
     pub last_attempt: Option<Time>,
     /// The last HTTP status.
     pub status: Option<u16>,
-    /// The last error.
+    /// The last error, or why it was dropped.
     pub error: Option<String>,
+    /// Whether it came here because another notifier did not take it.
+    pub by_fallback: bool,
+    /// Whether the notifier's own fallback got it too.
+    pub handed_on: bool,
 }
 
 /// Something that was refused or set aside.

@@ -9,6 +9,8 @@ use event::{Cell, Columns, Plain, RefusalReason, Value};
 use rustc_hash::FxHashMap;
 use views::model::{QuarantineItem, Time};
 
+use super::alerts::UNWATCHED;
+use super::alerts::run::Point;
 use super::effects::Effects;
 use super::group::EMPTY;
 use super::pane::Wants;
@@ -57,9 +59,12 @@ pub(crate) struct Scratch {
     devices: Vec<u32>,
     used: Vec<bool>,
     firsts: Vec<i64>,
+    /// Events that rules watch, by index; and whether those of each series are in event-time order.
+    pub(crate) watched: Vec<u32>,
+    pub(crate) in_order: bool,
     /// By the batch's metric index; kept as guesses for the next batch.
     metrics: Vec<Metric>,
-    pairs: Vec<Pair>,
+    pub(crate) pairs: Vec<Pair>,
     slots: Vec<Slot>,
     /// Class → where the ranges of its metrics begin.
     classes: FxHashMap<u32, u32>,
@@ -74,18 +79,24 @@ pub(crate) struct Scratch {
 struct Metric {
     number: u32,
     attribute: bool,
-    watched: bool,
+    /// As of [`Alerts::watch_of`](super::alerts::Alerts::watch_of).
+    watch: u32,
 }
 
 /// One series of the batch.
 #[derive(Clone, Copy)]
-struct Pair {
+pub(crate) struct Pair {
     kind: PairKind,
-    device: u32,
+    pub(crate) device: u32,
     /// Place of the series; of an attribute the number of its name.
-    series: u32,
-    metric: u32,
+    pub(crate) series: u32,
+    pub(crate) metric: u32,
     slots: (u32, u32),
+    /// Of a watched one: the number of its rules, the newest value before the one that is looked at, and the
+    /// time of the newest event of this batch so far.
+    pub(crate) watch: u32,
+    pub(crate) before: Option<Point>,
+    newest: i64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -161,6 +172,8 @@ impl Partition {
             select(columns, origin.first_seq, which, latest, &mut s, &mut aside)
         };
         s.touched.clear();
+        s.watched.clear();
+        s.in_order = true;
         self.resolve_devices(columns, origin.agent, lo, simple, &mut s);
         self.resolve_metrics(columns, &mut s);
         self.resolve_pairs(columns, simple, &mut s);
@@ -241,6 +254,8 @@ impl Partition {
 
     /// The device was plugged in behind another agent (or is back after it was decommissioned).
     fn move_device(&mut self, device: u32, agent: u32, s: &mut Scratch) {
+        let from = self.registry.devices[device as usize].agent;
+        self.alerts.buffers.move_device(device, from, agent);
         self.leave_agent(device);
         self.gone.remove(&device);
         self.registry.devices[device as usize].agent = agent;
@@ -267,17 +282,21 @@ impl Partition {
                     None => names.insert(plain).unwrap_or(NONE),
                 },
             };
-            let watched = !attribute && self.alerts.watches(plain);
+            let watch = match attribute {
+                true => UNWATCHED,
+                false => self.alerts.watch_of(plain),
+            };
             let metric = Metric {
                 number,
                 attribute,
-                watched,
+                watch,
             };
             match s.metrics.get_mut(i) {
                 Some(place) => *place = metric,
                 None => s.metrics.push(metric),
             }
         }
+        self.commands.resolve(&self.registry.metrics);
     }
 
     fn resolve_pairs(&mut self, columns: &Columns, simple: bool, s: &mut Scratch) {
@@ -298,6 +317,9 @@ impl Partition {
                 series: 0,
                 metric: metric.number,
                 slots: (0, 0),
+                watch: metric.watch,
+                before: None,
+                newest: i64::MIN,
             };
             if !used {
                 pair.kind = PairKind::Unused;
@@ -306,7 +328,7 @@ impl Partition {
                 pair.kind = PairKind::Attribute;
                 pair.series = metric.number;
             } else {
-                pair.kind = if metric.watched {
+                pair.kind = if metric.watch != UNWATCHED {
                     PairKind::Watched
                 } else {
                     PairKind::Value
@@ -450,6 +472,15 @@ impl Partition {
             broken += u64::from(t < promised);
             let value = columns.values[i];
             let series = &mut self.registry.series[pair.series as usize];
+            if pair.kind == PairKind::Watched {
+                let pair = &mut s.pairs[p];
+                if pair.newest == i64::MIN {
+                    pair.before = series.point();
+                }
+                s.in_order &= t >= pair.newest;
+                pair.newest = pair.newest.max(t);
+                s.watched.push(i as u32);
+            }
             let is_newest = t >= series.time();
             if is_newest {
                 if let Some((Kind::Text, text)) = series.value() {
@@ -516,16 +547,13 @@ impl Partition {
                 continue;
             }
             counted += 1;
+            if self.commands.is_report(pair.metric)
+                && let Cell::Text(text) = value
+            {
+                self.command_report(origin.agent, t, columns.texts.get(text), fx);
+            }
             if pair.device < RECENT_DEVICES_MAX {
                 self.remember(pair.device, pair.metric, t, value, columns);
-            }
-            if is_newest && pair.kind == PairKind::Watched {
-                let number = match value {
-                    Cell::Number(n) => n,
-                    Cell::Bool(b) => f64::from(u8::from(b)),
-                    Cell::Text(_) => continue,
-                };
-                self.step_rules(&pair_of(pair), t, number, fx);
             }
         }
         for slot in &mut s.slots {
@@ -664,6 +692,7 @@ impl Partition {
             let hot = self.agents.hot_mut(agent);
             hot.progress = hot.progress.max(newest.min(now));
         }
+        self.evaluate(&columns, agent, 0, fx);
         self.scratch.columns = columns;
     }
 
@@ -732,21 +761,6 @@ impl Partition {
     }
 }
 
-/// A series by device and metric, for the rules.
-pub(crate) struct PairOf {
-    pub(crate) device: u32,
-    pub(crate) metric: u32,
-    pub(crate) series: u32,
-}
-
-fn pair_of(pair: Pair) -> PairOf {
-    PairOf {
-        device: pair.device,
-        metric: pair.metric,
-        series: pair.series,
-    }
-}
-
 /// Marks the events that are to be taken, and the devices and series that have some. Gives their earliest and
 /// latest time.
 fn select(
@@ -786,6 +800,9 @@ fn select(
             series: 0,
             metric: 0,
             slots: (0, 0),
+            watch: UNWATCHED,
+            before: None,
+            newest: i64::MIN,
         },
     );
     let (mut lo, mut hi) = (i64::MAX, i64::MIN);

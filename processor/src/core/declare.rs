@@ -8,13 +8,12 @@ use std::collections::BTreeMap;
 
 use event::aggregate::AGGREGATES_MAX;
 use event::{AggregateSpec, Declaration};
-use rules::ThresholdRule;
+use rules::Rule;
 use serde::{Deserialize, Serialize};
 
 use super::aggregate::Aggregate;
 use super::effects::{Declarations, Effects};
 use super::group::Group;
-use super::kinds;
 use super::members::Past;
 use super::partition::Partition;
 
@@ -28,7 +27,7 @@ pub(crate) struct Declared {
 }
 
 fn rule_name(json: &str) -> Option<String> {
-    kinds::read(json).ok().map(|r| r.name)
+    Rule::parse(json).ok().map(|r| r.name)
 }
 
 impl Declared {
@@ -48,6 +47,12 @@ impl Declared {
         all.retain(|spec| spec.check().is_ok());
         all.truncate(AGGREGATES_MAX);
         all
+    }
+
+    /// The same, checked.
+    pub(crate) fn parsed_rules(&self) -> Vec<Rule> {
+        let texts = self.rules();
+        texts.iter().filter_map(|t| Rule::parse(t).ok()).collect()
     }
 
     /// Rules that count, as JSON texts.
@@ -79,7 +84,7 @@ impl Partition {
         let refused = declaration
             .rules
             .iter()
-            .filter_map(|r| kinds::read(r).err());
+            .filter_map(|r| Rule::parse(r).err());
         fx.refused_rules.extend(refused);
         self.declared.config = declaration.clone();
         self.apply_declared(fx);
@@ -104,7 +109,7 @@ impl Partition {
     }
 
     pub(crate) fn set_rule(&mut self, json: &str, fx: &mut Effects) {
-        match kinds::read(json) {
+        match Rule::parse(json) {
             Ok(rule) => {
                 self.declared.rules.insert(rule.name, Some(json.to_owned()));
                 self.apply_declared(fx);
@@ -138,15 +143,10 @@ impl Partition {
 
     /// Brings aggregates and rules to what is declared. What is as before keeps its state.
     fn apply_declared(&mut self, fx: &mut Effects) {
-        let rules: Vec<ThresholdRule> = self
-            .declared
-            .rules()
-            .iter()
-            .filter_map(|json| kinds::read(json).ok())
-            .collect();
-        if rules != self.alerts.rules {
+        let rules = self.declared.parsed_rules();
+        if !rules.iter().eq(self.alerts.rules.iter().map(|w| &w.rule)) {
             let mut alerts = std::mem::take(&mut self.alerts);
-            alerts.declare(rules, self.now, |device| self.about(device), fx);
+            alerts.declare(rules, self, fx);
             self.alerts = alerts;
             self.flag_series();
         }
@@ -239,14 +239,17 @@ impl Partition {
         self.profiles.know_all(&self.agents);
     }
 
-    /// Says at every series whether an episode is under way.
+    /// Says at every series where something is under way that it is so.
     pub(crate) fn flag_series(&mut self) {
-        let places: Vec<(u32, u32)> = self.alerts.active.keys().copied().collect();
+        let places: Vec<(u32, u32)> = self.alerts.tracks.keys().copied().collect();
         for (rule, device) in places {
-            let metric = self
-                .registry
-                .metrics
-                .find(&self.alerts.rules[rule as usize].metric);
+            let Some(watching) = self.alerts.rules.get(rule as usize) else {
+                continue;
+            };
+            if self.alerts.is_of_agents(rule) {
+                continue;
+            }
+            let metric = self.registry.metrics.find(&watching.rule.metric);
             if let Some(series) = metric.and_then(|m| self.registry.find_series(device, m)) {
                 self.registry.series[series as usize].set_flag(true);
             }

@@ -5,8 +5,6 @@ use views::completeness::DORMANT_AFTER;
 use views::model::{HeldBackBy, Time};
 use views::{LagReport, StatusCounts};
 
-use super::alerts::About;
-use super::count::PairOf;
 use super::effects::{Effects, Summary};
 use super::members::hour_of;
 use super::partition::Partition;
@@ -70,16 +68,17 @@ impl Partition {
         let hour_before = hour_of(self.flushed.saturating_mul(SECOND));
         self.flushed = second;
         self.update_members();
-        self.page_waiting(fx);
+        self.tend_alerts(fx);
         self.advance(fx);
         self.settle();
         self.emit(fx);
         self.seal();
+        self.tend_commands(fx);
         self.publish_members(fx);
         if hour_of(self.now) != hour_before {
             self.tidy();
         }
-        self.scan();
+        self.scan(fx);
         fx.summary = Some(self.summary());
     }
 
@@ -131,13 +130,6 @@ impl Partition {
         }
         self.profiles.know_all(&self.agents);
         self.queue(changed);
-    }
-
-    fn page_waiting(&mut self, fx: &mut Effects) {
-        let mut alerts = std::mem::take(&mut self.alerts);
-        alerts.page_waiting(self.now, |d| self.progress_of(d), |d| self.about(d), fx);
-        alerts.take_changed(|d| self.about(d), fx);
-        self.alerts = alerts;
     }
 
     /// Frontiers and horizons go on.
@@ -213,15 +205,22 @@ impl Partition {
         }
     }
 
-    fn scan(&mut self) {
+    fn scan(&mut self, fx: &mut Effects) {
         let all = self.agents.len();
         let stretch = (all / 10).max(SCANNED_MIN);
         let dormant = self.now.saturating_sub(DORMANT_AFTER);
+        let offline = self.alerts.offline_after().unwrap_or(i64::MAX);
+        let uptime = self.now.saturating_sub(self.outage);
+        let mut quiet = Vec::new();
         let mut scan = std::mem::take(&mut self.scan);
         let to = (scan.next as usize + stretch).min(all) as u32;
         for number in scan.next..to {
             let hot = self.agents.hot(number);
             let devices = u64::from(hot.devices);
+            let away = uptime.saturating_sub(hot.contact_uptime);
+            if away > offline && devices > 0 && !hot.plain() {
+                quiet.push((number, away));
+            }
             let at = match self.standing(number) {
                 Standing::Online => 0,
                 Standing::Buffering => 1,
@@ -250,6 +249,11 @@ impl Partition {
             scan.next = 0;
         }
         self.scan = scan;
+        if !quiet.is_empty() {
+            let mut alerts = std::mem::take(&mut self.alerts);
+            alerts.look_at_agents(&quiet, self, fx);
+            self.alerts = alerts;
+        }
     }
 
     pub(crate) fn summary(&self) -> Summary {
@@ -277,23 +281,6 @@ impl Partition {
             incidents: self.incidents,
             reasons: self.reasons.clone(),
         }
-    }
-
-    /// Steps the rules of a series with its newest value.
-    pub(crate) fn step_rules(&mut self, pair: &PairOf, t: i64, value: f64, fx: &mut Effects) {
-        let series = self.registry.series[pair.series as usize];
-        let metric = self.registry.metrics.get(pair.metric);
-        // Nothing is under way and nothing begins: so it is for nearly all.
-        if !series.is_flagged() && !self.alerts.may_begin(metric, value) {
-            return;
-        }
-        let metric = metric.to_owned();
-        let mut alerts = std::mem::take(&mut self.alerts);
-        let about = || self.about(pair.device);
-        alerts.step(&metric, pair.device, (t, value), self.now, &about, fx);
-        let active = alerts.is_active(&metric, pair.device);
-        self.alerts = alerts;
-        self.registry.series[pair.series as usize].set_flag(active);
     }
 
     /// Everything that is in memory, as effects: for views that begin empty. What is cold they look up.
@@ -330,22 +317,7 @@ impl Partition {
                 fx.evicted.push((slot as u32, a.horizons[0]));
             }
         }
-        for (&place, active) in &self.alerts.active {
-            let (device, attributes) = self.about(place.1);
-            let about = About {
-                device: &device,
-                attributes,
-            };
-            fx.alerts
-                .push(self.alerts.alert(place, active, None, &about));
-        }
-        for ended in &self.alerts.history {
-            let (device, attributes) = self.about(ended.device);
-            fx.alerts.push(ended.alert(&About {
-                device: &device,
-                attributes,
-            }));
-        }
+        fx.alerts.extend(self.alerts.all(self));
         if self.now > i64::MIN {
             fx.summary = Some(self.summary());
         }

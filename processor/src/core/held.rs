@@ -14,6 +14,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::cold::HeldRecord;
 use super::count::{Origin, Which};
 use super::effects::Effects;
+use super::evaluate::rank;
 use super::partition::Partition;
 
 /// Records held per partition, ...
@@ -123,6 +124,8 @@ impl Partition {
                 raw: Some(&record.batch),
             };
             self.count_some(&mut columns, &origin, Which::Events(&record.events), fx);
+            let first = rank(header.e_inc, header.first_seq);
+            self.evaluate(&columns, agent, first, fx);
             self.note_moved(agent);
         }
         self.scratch.columns = columns;

@@ -9,17 +9,18 @@ mod agents;
 mod aggregate;
 mod alerts;
 mod cold;
+mod commands;
 mod count;
 mod declare;
 mod device_set;
 mod effects;
+mod evaluate;
 mod flat;
 mod flush;
 mod group;
 mod held;
 mod history;
 mod intervals;
-mod kinds;
 mod lookup;
 mod members;
 mod names;
@@ -34,8 +35,10 @@ mod warm;
 mod windows;
 
 pub use cold::Saving;
-pub use effects::{Changed, Declarations, Effects, Notice, NoticeKind, Summary};
+pub use effects::{
+    Changed, CommandOutcome, Declarations, Effects, Notice, NoticeKind, Operated, SendCommand,
+    Summary,
+};
 pub use history::StoredRow;
-pub use kinds::check_kind;
 pub use partition::{Partition, Sizes};
 pub use snapshot::RestoreError;

@@ -12,9 +12,11 @@ use super::agents::{Agents, Fresh};
 use super::aggregate::Aggregate;
 use super::alerts::Alerts;
 use super::cold::{Outbox, Saving};
+use super::commands::Commands;
 use super::count::{Origin, Scratch};
 use super::declare::Declared;
-use super::effects::{Changed, Effects};
+use super::effects::{Changed, Effects, Operated};
+use super::evaluate::rank;
 use super::flush::Scan;
 use super::group::Group;
 use super::held::Held;
@@ -90,6 +92,7 @@ pub struct Partition {
     /// Sum over everything that went cold: the part of the state hash that no snapshot holds.
     pub(crate) cold_digest: u64,
     pub(crate) alerts: Alerts,
+    pub(crate) commands: Commands,
     pub(crate) held: Held,
     pub(crate) totals: Totals,
     pub(crate) reasons: BTreeMap<RefusalReason, u64>,
@@ -188,6 +191,7 @@ impl Partition {
             self.record(record.as_ref(), fx);
         }
         self.flush(fx);
+        self.show_commands(fx);
     }
 
     fn record(&mut self, bytes: &[u8], fx: &mut Effects) {
@@ -227,6 +231,12 @@ impl Partition {
                     }
                     self.agents.set_online(number, status.status.online);
                     self.contact(number);
+                    // It says so when it connects.
+                    self.dispatch(number, true, fx);
+                    // A last will is no word of the agent.
+                    if status.status.online {
+                        self.heard(number, fx);
+                    }
                 }
             }
             Record::Tick => {}
@@ -239,9 +249,20 @@ impl Partition {
             Record::SetRule(json) => self.set_rule(&json, fx),
             Record::RemoveRule(name) => self.remove_rule(&name, fx),
             Record::SetDevice(change) => self.set_device(&change),
-            Record::Decommission(device) => self.decommission(device.as_str()),
+            Record::Decommission(device) => {
+                self.decommission(device.as_str());
+                fx.decommissioned.push((device.to_string(), self.now));
+            }
             Record::Release(release) => self.release(&release, fx),
             Record::Retain(retention) => self.retention = retention,
+            // It changes nothing here: the record gives it a place in the order of things.
+            Record::Operate(json) => fx.operations.push(Operated {
+                offset: self.offset - 1,
+                at: self.now,
+                json,
+            }),
+            Record::Command(order) => self.command(order, fx),
+            Record::CommandControl(control) => self.control_commands(control, fx),
             // `decode` never gives an owned batch.
             Record::Batch(_) => {}
         }
@@ -258,7 +279,10 @@ impl Partition {
         let Some(number) = self.agent(name, false) else {
             return self.no_room(name, "agents", count, fx);
         };
+        let back = self.commands.awaits(number) && self.is_away(number);
         self.contact(number);
+        self.heard(number, fx);
+        let mut counted = None;
         let shift = self.agents.correction(number, &header, self.now);
         if let Some(last) = header.last_seq() {
             match self
@@ -280,10 +304,13 @@ impl Partition {
                                 };
                                 let some = (new < count).then_some(fresh.as_slice());
                                 self.count_columns(&mut columns, &origin, some, fx);
+                                counted = Some(columns);
                             }
-                            Err(e) => self.undecodable(&e, Some(name), new, fx),
+                            Err(e) => {
+                                self.scratch.columns = columns;
+                                self.undecodable(&e, Some(name), new, fx);
+                            }
                         }
-                        self.scratch.columns = columns;
                     }
                 }
                 Fresh::Fork {
@@ -333,6 +360,17 @@ impl Partition {
         }
         if let Some(conflict) = self.agents.take_header(number, &header, self.now) {
             self.incident(name, conflict.0, fx);
+        }
+        if back {
+            self.dispatch(number, true, fx);
+        }
+        match counted {
+            Some(columns) => {
+                let first = rank(header.e_inc, header.first_seq);
+                self.evaluate(&columns, number, first, fx);
+                self.scratch.columns = columns;
+            }
+            None => self.settle_rules(number, fx),
         }
     }
 
@@ -434,15 +472,6 @@ impl Partition {
             })
             .collect();
         (self.registry.ids.get(device).to_owned(), attributes)
-    }
-
-    fn page(&mut self, fx: &mut Effects) {
-        if !self.alerts.has_fresh() {
-            return;
-        }
-        let mut alerts = std::mem::take(&mut self.alerts);
-        alerts.page_fresh(self.now, |d| self.progress_of(d), |d| self.about(d), fx);
-        self.alerts = alerts;
     }
 
     /// How far the agent of a device is known to be complete.

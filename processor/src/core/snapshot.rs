@@ -6,32 +6,31 @@
 //! follow are built again. The order of everything is that of arrays and ordered maps, so equal states give
 //! equal bytes.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use event::{AggregateSpec, RefusalReason, Retention};
-use rules::ThresholdRule;
 use serde::{Deserialize, Serialize};
 use views::model::Totals;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::agents::Agents;
 use super::aggregate::Aggregate;
-use super::alerts::{Active, Alerts, EndedAlert, Place};
+use super::alerts::{Alerts, Saved};
 use super::cold::{Settlement, TIERS};
+use super::commands::Commands;
 use super::declare::Declared;
 use super::flat;
 use super::flush::Scan;
 use super::group::{EMPTY, Group, SEALED};
 use super::held::Held;
-use super::kinds;
 use super::members::Past;
 use super::pane::Pane;
 use super::partition::Partition;
 use super::registry::Registry;
 use super::windows::{Cell, Due, Life};
 
-const VERSION: u8 = 5;
+const VERSION: u8 = 7;
 
 /// Why a stored state cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -61,8 +60,8 @@ struct Rare {
     declared: Declared,
     aggregates: Vec<AggregateSaved>,
     retention: Retention,
-    active_alerts: Vec<(Place, Active)>,
-    history: VecDeque<EndedAlert>,
+    alerts: Saved,
+    commands: Commands,
     held: Held,
     reasons: BTreeMap<RefusalReason, u64>,
     scan: Scan,
@@ -132,13 +131,8 @@ impl Partition {
                 .map(|a| a.as_ref().map(|a| (a.spec.clone(), a.frontier, a.horizons)))
                 .collect(),
             retention: self.retention,
-            active_alerts: self
-                .alerts
-                .active
-                .iter()
-                .map(|(p, a)| (*p, a.clone()))
-                .collect(),
-            history: self.alerts.history.clone(),
+            alerts: self.alerts.save(),
+            commands: self.commands.clone(),
             held: self.held.clone(),
             reasons: self.reasons.clone(),
             scan: self.scan.clone(),
@@ -385,24 +379,11 @@ impl Partition {
         for (group, past) in rare.past {
             self.groups.get_mut(group as usize)?.members.past = past;
         }
-        let rules: Vec<ThresholdRule> = rare
-            .declared
-            .rules()
-            .iter()
-            .filter_map(|json| kinds::read(json).ok())
-            .collect();
-        let devices = self.registry.len() as u32;
-        let places = rare.active_alerts.iter().map(|a| a.0);
-        for (rule, device) in places {
-            (device < devices && (rule as usize) < rules.len()).then_some(())?;
-        }
-        let ended = rare.history.iter().all(|e| e.device < devices);
-        ended.then_some(())?;
-        self.alerts = Alerts::restore(
-            rules,
-            rare.active_alerts.into_iter().collect(),
-            rare.history,
-        );
+        self.alerts = Alerts::restore(rare.declared.parsed_rules(), rare.alerts)?;
+        self.commands = rare.commands;
+        let (devices, agents) = (self.registry.len() as u32, self.agents.len() as u32);
+        let sound = self.commands.rebuild(devices, agents, self.offset);
+        sound.then_some(())?;
         self.declared = rare.declared;
         self.retention = rare.retention;
         self.held = rare.held;

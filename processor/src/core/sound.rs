@@ -5,6 +5,7 @@
 //! times and counts are such that sums of them have room. So a damaged state is refused when it is read and does
 //! not give a wrong answer or a panic later.
 
+use super::alerts::HISTORY_MAX;
 use super::group::{EMPTY, Group, SEALED};
 use super::pane::Wants;
 use super::partition::Partition;
@@ -33,6 +34,7 @@ impl Partition {
     pub(super) fn is_sound(&self) -> bool {
         self.times_are_sound()
             && self.counts_are_sound()
+            && self.alerts_are_sound()
             && self.devices_are_sound()
             && self.groups.iter().all(|g| self.group_is_sound(g))
             && self.cells.iter().all(|c| self.cell_is_sound(c))
@@ -58,12 +60,33 @@ impl Partition {
                 a.frontier == self.frontier(a.spec.hop, a.spec.window)
                     && a.horizons.iter().all(|h| is_time(*h) && *h <= self.newest)
             })
-            && self.alerts.active.values().all(|a| a.is_sound(TIME_MAX))
-            && self
-                .alerts
-                .history
-                .iter()
-                .all(|e| e.active.is_sound(TIME_MAX))
+    }
+
+    /// Whether what alerts name exists, and their times are times.
+    fn alerts_are_sound(&self) -> bool {
+        let (agents, devices) = (self.agents.len() as u32, self.registry.len() as u32);
+        let exists = |subject: u32, of_agent: bool| match of_agent {
+            true => subject < agents,
+            false => subject < devices,
+        };
+        let alerts = &self.alerts;
+        let tracks = alerts.tracks.iter().all(|((rule, subject), track)| {
+            let known = track.shown.iter().chain(track.told.iter().map(|t| &t.0));
+            exists(*subject, alerts.is_of_agents(*rule))
+                && known.into_iter().all(|a| a.is_sound(TIME_MAX))
+        });
+        let mut buffers = alerts.buffers.by.keys();
+        tracks
+            && buffers.all(|(agent, device, metric)| {
+                let known = || self.registry.find_series(*device, *metric).is_some();
+                *agent < agents && *device < devices && known()
+            })
+            && alerts.buffers.is_sound(TIME_MAX, self.offset)
+            && alerts.timers.iter().all(|t| t.2 < devices)
+            && alerts.history.len() <= HISTORY_MAX
+            && alerts.history.iter().all(|e| {
+                exists(e.subject, e.of_agent) && e.active.is_sound(TIME_MAX) && is_time(e.ended)
+            })
     }
 
     /// The latest event time that can have been counted (P5).
