@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::fixture::start;
 
-const CALLS: [&str; 31] = [
+const CALLS: [&str; 33] = [
     "/api/openapi.json",
     "/api/v1/aggregates",
     "/api/v1/aggregates/{name}",
@@ -32,6 +32,8 @@ const CALLS: [&str; 31] = [
     "/api/v1/quarantine/{id}/release",
     "/api/v1/rules",
     "/api/v1/rules/{name}",
+    "/api/v1/rules/{name}/commands/resume",
+    "/api/v1/rules/{name}/commands/stop",
     "/api/v1/system",
     "/api/v1/windows",
     "/api/v1/windows/outstanding",
@@ -105,6 +107,8 @@ async fn every_call_is_described_and_exists() {
         "post /api/v1/quarantine/{id}/release",
         "put /api/v1/rules/{name}",
         "delete /api/v1/rules/{name}",
+        "post /api/v1/rules/{name}/commands/resume",
+        "post /api/v1/rules/{name}/commands/stop",
     ];
     assert_eq!(changes, expected);
 }
