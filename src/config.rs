@@ -208,19 +208,7 @@ fn merge(
         "aggregates".to_owned(),
         example(&["name", "metric", "group_by", "window", "hop", "functions"]),
     );
-    known.insert(
-        "rules".to_owned(),
-        example(&[
-            "name",
-            "kind",
-            "metric",
-            "direction",
-            "raise",
-            "clear",
-            "for",
-            "severity",
-        ]),
-    );
+    known.insert("rules".to_owned(), example(&rules::fields()));
     known.insert(
         "webhooks".to_owned(),
         example(&["name", "url", "secret", "secret_env", "secret_file"]),
@@ -385,46 +373,19 @@ fn leaves(table: &Table, at: &mut Vec<String>, out: &mut Vec<(String, Vec<String
     }
 }
 
-/// Reads one rule. What its fields must be is checked here, where they still have the types of TOML.
+/// Reads one rule.
 fn parse_rule(rule: &Table) -> anyhow::Result<Rule> {
     let name = rule.get("name").and_then(Value::as_str).unwrap_or_default();
     check_rule_kind(rule)?;
     for (field, value) in rule {
-        let is_number = match value {
-            Value::Integer(_) => true,
-            Value::Float(number) => number.is_finite(),
-            _ => false,
-        };
-        let text = value.as_str();
-        let one_of = |known: &[&str]| text.is_some_and(|t| known.contains(&t));
-        let (ok, must_be) = match field.as_str() {
-            "raise" | "clear" => (is_number, "a finite number, such as 60.0"),
-            "direction" => (one_of(&["above", "below"]), "\"above\" or \"below\""),
-            "severity" => (
-                one_of(&["info", "warning", "error", "critical"]),
-                "\"info\", \"warning\", \"error\" or \"critical\"",
-            ),
-            _ => (text.is_some(), "a text in quotes"),
-        };
+        // JSON has no such numbers: it would pass for one that is left out.
         ensure!(
-            ok,
-            "rule {name:?}: {field}: must be {must_be}, it is {value}"
+            value.as_float().is_none_or(f64::is_finite),
+            "rule {name:?}: {field}: must be a finite number, such as 60.0, it is {value}"
         );
     }
-    for field in ["name", "metric", "raise"] {
-        ensure!(
-            rule.contains_key(field),
-            "rule {name:?}: {field}: is missing; every rule needs name, metric and raise"
-        );
-    }
-    Rule::parse(&serde_json::to_string(rule)?).map_err(|error| match error.field.as_str() {
-        // Its place in a line of JSON means nothing to who wrote TOML.
-        "json" => {
-            let message = error.message.split(" at line ").next().unwrap_or_default();
-            anyhow::anyhow!("rule {:?}: {message}", error.rule)
-        }
-        _ => error.into(),
-    })
+    let rule = serde_json::to_value(rule).with_context(|| format!("rule {name:?}"))?;
+    Ok(Rule::from_value(&rule)?)
 }
 
 impl Config {

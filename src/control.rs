@@ -8,8 +8,8 @@ use dashboard::control::{Change, Control, ControlError, Place, Submitted};
 use event::Record;
 use eventlog::{Error, Log, PartitionId};
 use processor::core::check_kind;
-use rules::Rule;
-use serde_json::{Map, Value};
+use rules::{Rule, RuleError};
+use serde_json::Value;
 use tokio::sync::Mutex;
 
 /// Pause between two tries of an append that the disk did not take.
@@ -117,65 +117,22 @@ async fn append_to(log: &Log, partition: u16, record: &Bytes) -> Result<Place, C
     }
 }
 
-/// Reads a rule, field by field where a type is wrong: JSON's own errors do not name the field.
+/// Reads a rule; the error names the field.
 fn parse_rule(rule: &Value) -> Result<Rule, ControlError> {
-    const FIELDS: [&str; 8] = [
-        "name",
-        "kind",
-        "metric",
-        "direction",
-        "raise",
-        "clear",
-        "for",
-        "severity",
-    ];
-    let invalid = |field: &str, message: String| {
+    let invalid = |error: RuleError| {
         Err(ControlError::Invalid {
-            field: field.to_owned(),
-            message,
+            field: error.field,
+            message: error.message,
         })
     };
-    let none = Map::new();
-    let fields = rule.as_object().unwrap_or(&none);
     // Before the fields: those of other kinds are no mistake in themselves.
     if let Some(kind) = rule["kind"].as_str() {
         let name = rule["name"].as_str().unwrap_or_default();
         if let Err(error) = check_kind(name, kind) {
-            return invalid(&error.field, error.message);
+            return invalid(error);
         }
     }
-    for (field, value) in fields {
-        let one_of = |known: &[&str]| value.as_str().is_some_and(|t| known.contains(&t));
-        let (ok, must_be) = match field.as_str() {
-            "raise" => (value.is_number(), "must be a number, such as 60.0"),
-            "clear" => (
-                value.is_number() || value.is_null(),
-                "must be a number, such as 55.0",
-            ),
-            "direction" => (one_of(&["above", "below"]), "must be `above` or `below`"),
-            "severity" => (
-                one_of(&["info", "warning", "error", "critical"]),
-                "must be `info`, `warning`, `error` or `critical`",
-            ),
-            known if FIELDS.contains(&known) => (value.is_string(), "must be a text in quotes"),
-            _ => {
-                let message = format!("there is no such field; there are {}", FIELDS.join(", "));
-                return invalid(field, message);
-            }
-        };
-        if !ok {
-            return invalid(field, must_be.to_owned());
-        }
-    }
-    for field in ["metric", "raise"] {
-        if !fields.contains_key(field) {
-            return invalid(
-                field,
-                "is missing; every rule needs metric and raise".to_owned(),
-            );
-        }
-    }
-    Rule::parse(&rule.to_string()).or_else(|error| invalid(&error.field, error.message))
+    Rule::from_value(rule).or_else(invalid)
 }
 
 #[cfg(test)]

@@ -1,11 +1,16 @@
 //! A rule as people write it, in config and in JSON.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::extra::{self, EXTRA, RuleCommand};
 use crate::kind::{KINDS, Kind};
+use crate::offline::Offline;
 use crate::rate::{Course, Rate};
 use crate::silence::Silence;
+use crate::stuck::Stuck;
 use crate::threshold::{Direction, Threshold};
 use crate::{format_duration, parse_duration};
 
@@ -17,6 +22,8 @@ const DAY: i64 = 86_400_000_000;
 const WITHIN_MIN: i64 = 10_000;
 const AFTER_MIN: i64 = 100_000;
 const AFTER_MAX: i64 = 30 * DAY;
+/// Shortest time for which values stay the same, and for which an agent is offline.
+const SECOND: i64 = 1_000_000;
 
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
@@ -59,25 +66,47 @@ pub struct RuleError {
 
 /// A checked rule.
 ///
-/// In JSON or TOML every rule has `name`, `kind` (`threshold`, the default, `rate` or `silence`),
-/// `metric` and `severity` (`info`, `warning`, the default, `error`, `critical`), and
+/// In JSON or TOML every rule has `name`, `kind` (`threshold`, the default, `rate`, `silence`, `stuck` or
+/// `offline`), `metric` (all but `offline`) and `severity` (`info`, `warning`, the default, `error`, `critical`), and
 /// - `threshold`: `direction` (`above`, the default, or `below`), `raise`, `clear` (default: `raise`),
 ///   `for` (default `0s`);
 /// - `rate`: `direction` (`rising`, the default, `falling` or `either`), `raise` (the change), `within`
 ///   (the stretch), `clear` (default: `raise`), `for` (default `0s`);
-/// - `silence`: `after`.
+/// - `silence`: `after`;
+/// - `stuck`: `for` (how long values stay the same), `tolerance` (how far apart they may be; default 0);
+/// - `offline`: `after`; it watches agents, not a metric.
+///
+/// Beside these, any rule may have
+/// - `safety` (`false`): an episode that is learned only after it ended pages all the same;
+/// - `labels`: names with texts, for routing;
+/// - `match`: attributes with texts; the rule is for devices that have them all;
+/// - `runbook` (a link) and `description`, for people;
+/// - `command`: what is given to the device when the alert is raised: `name`, `args`, `ttl` (`5m`),
+///   `budget_per_hour` (10), `cooldown` (`10m`), `canary` (1), `dry_run` (`false`); see [`RuleCommand`].
 ///
 /// Durations are texts such as `10s`; see [`parse_duration`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rule {
     /// Its name: 1 to 64 of `A-Z a-z 0-9 _ - .`.
     pub name: String,
-    /// The metric it watches, on every device that has it.
+    /// The metric it watches, on every device that has it; empty for a rule of the kind `offline`.
     pub metric: String,
     /// How bad it is.
     pub severity: Severity,
     /// What it looks for.
     pub kind: Kind,
+    /// Whether an episode pages even if it is learned only after it ended.
+    pub safety: bool,
+    /// For routing: at most 16 names (1 to 64 of `A-Z a-z 0-9 _ - .`) with texts of at most 256 bytes.
+    pub labels: BTreeMap<String, String>,
+    /// `match`: attributes that a device must have, with these very texts; limits as of `labels`.
+    pub only_on: BTreeMap<String, String>,
+    /// A link for people, at most 512 bytes.
+    pub runbook: Option<String>,
+    /// For people, one line of at most 512 bytes.
+    pub description: Option<String>,
+    /// What the device is told to do.
+    pub command: Option<RuleCommand>,
 }
 
 /// A rule of the kind `threshold`.
@@ -98,15 +127,25 @@ const COMMON: &[&str] = &["name", "kind", "metric", "severity"];
 const THRESHOLD: &[&str] = &["direction", "raise", "clear", "for"];
 const RATE: &[&str] = &["direction", "raise", "clear", "within", "for"];
 const SILENCE: &[&str] = &["after"];
+const STUCK: &[&str] = &["for", "tolerance"];
+const OFFLINE: &[&str] = &["after"];
+
+/// The names of all fields that a rule of some kind may have.
+pub fn fields() -> Vec<&'static str> {
+    let mut all = [COMMON, THRESHOLD, RATE, SILENCE, STUCK, EXTRA].concat();
+    all.sort_unstable();
+    all.dedup();
+    all
+}
 
 /// The fields of a rule as they are read.
-struct Fields<'a> {
-    rule: &'a str,
-    map: &'a Map<String, Value>,
+pub(crate) struct Fields<'a> {
+    pub(crate) rule: &'a str,
+    pub(crate) map: &'a Map<String, Value>,
 }
 
 impl Fields<'_> {
-    fn wrong<T>(&self, field: &str, message: impl Into<String>) -> Result<T, RuleError> {
+    pub(crate) fn wrong<T>(&self, field: &str, message: impl Into<String>) -> Result<T, RuleError> {
         Err(RuleError {
             rule: self.rule.chars().take(NAME_BYTES_MAX).collect(),
             field: field.to_owned(),
@@ -114,7 +153,7 @@ impl Fields<'_> {
         })
     }
 
-    fn text(&self, field: &str) -> Result<Option<&str>, RuleError> {
+    pub(crate) fn text(&self, field: &str) -> Result<Option<&str>, RuleError> {
         match self.map.get(field) {
             None => Ok(None),
             Some(Value::String(text)) => Ok(Some(text)),
@@ -135,7 +174,7 @@ impl Fields<'_> {
         }
     }
 
-    fn duration(
+    pub(crate) fn duration(
         &self,
         field: &str,
         default: Option<i64>,
@@ -160,10 +199,10 @@ impl Fields<'_> {
     }
 
     fn one_of<T: Copy + Default>(&self, field: &str, known: &[(&str, T)]) -> Result<T, RuleError> {
-        let Some(text) = self.text(field)? else {
+        let Some(value) = self.map.get(field) else {
             return Ok(T::default());
         };
-        match known.iter().find(|(name, _)| *name == text) {
+        match known.iter().find(|(name, _)| value.as_str() == Some(*name)) {
             Some((_, value)) => Ok(*value),
             None => {
                 let names: Vec<String> = known.iter().map(|k| format!("{:?}", k.0)).collect();
@@ -172,7 +211,7 @@ impl Fields<'_> {
         }
     }
 
-    fn name(&self, field: &str, message: &str) -> Result<String, RuleError> {
+    pub(crate) fn name(&self, field: &str, message: &str) -> Result<String, RuleError> {
         let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
         match self.text(field)? {
             None => self.wrong(field, format!("is missing; it {message}")),
@@ -189,12 +228,15 @@ impl Fields<'_> {
 
     /// That there are no other fields than those of the kind.
     fn only(&self, kind: &str, known: &[&str]) -> Result<(), RuleError> {
-        let unknown =
-            |key: &&String| !COMMON.contains(&key.as_str()) && !known.contains(&key.as_str());
+        let unknown = |key: &&String| {
+            ![COMMON, known, EXTRA]
+                .iter()
+                .any(|fields| fields.contains(&key.as_str()))
+        };
         match self.map.keys().find(unknown) {
             None => Ok(()),
             Some(key) => {
-                let all = [COMMON, known].concat().join(", ");
+                let all = [COMMON, known, EXTRA].concat().join(", ");
                 let key: String = key.chars().take(NAME_BYTES_MAX).collect();
                 self.wrong(
                     &key,
@@ -228,6 +270,17 @@ impl Fields<'_> {
             raise,
             clear,
             hold: self.hold()?,
+        })
+    }
+
+    fn stuck(&self) -> Result<Stuck, RuleError> {
+        let tolerance = self.number("tolerance", false)?.unwrap_or_default();
+        if tolerance < 0.0 {
+            return self.wrong("tolerance", format!("{tolerance} must be 0 or more"));
+        }
+        Ok(Stuck {
+            tolerance,
+            hold: self.duration("for", None, SECOND, AFTER_MAX)?,
         })
     }
 
@@ -314,14 +367,37 @@ impl Rule {
                 let after = fields.duration("after", None, AFTER_MIN, AFTER_MAX)?;
                 Kind::Silence(Silence { after })
             }
+            kind @ "stuck" => {
+                known(kind, STUCK)?;
+                Kind::Stuck(fields.stuck()?)
+            }
+            kind @ "offline" => {
+                known(kind, OFFLINE)?;
+                let after = fields.duration("after", None, SECOND, AFTER_MAX)?;
+                Kind::Offline(Offline { after })
+            }
             other => {
                 let kinds = or(&KINDS.map(|k| format!("{k:?}")));
                 let other: String = other.chars().take(NAME_BYTES_MAX).collect();
                 return fields.wrong("kind", format!("{other:?} is not known; write {kinds}"));
             }
         };
+        let extra = fields.extra()?;
         Ok(Self {
-            metric: fields.name("metric", METRIC)?,
+            safety: extra.safety,
+            labels: extra.labels,
+            only_on: extra.only_on,
+            runbook: extra.runbook,
+            description: extra.description,
+            command: extra.command,
+            metric: match kind {
+                Kind::Offline(_) if fields.map.contains_key("metric") => {
+                    let message = "leave it out: a rule of the kind \"offline\" watches agents";
+                    return fields.wrong("metric", message);
+                }
+                Kind::Offline(_) => String::new(),
+                _ => fields.name("metric", METRIC)?,
+            },
             severity: fields.one_of(
                 "severity",
                 &[
@@ -343,6 +419,7 @@ impl Rule {
         struct Written<'a, D: Serialize> {
             name: &'a str,
             kind: &'a str,
+            #[serde(skip_serializing_if = "str::is_empty")]
             metric: &'a str,
             #[serde(skip_serializing_if = "Option::is_none")]
             direction: Option<D>,
@@ -356,7 +433,11 @@ impl Rule {
             after: Option<String>,
             #[serde(rename = "for", skip_serializing_if = "Option::is_none")]
             hold: Option<String>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            tolerance: Option<f64>,
             severity: Severity,
+            #[serde(flatten)]
+            extra: extra::Written<'a>,
         }
         fn text<D: Serialize>(written: &Written<'_, D>) -> String {
             serde_json::to_string(written).unwrap_or_default()
@@ -372,7 +453,9 @@ impl Rule {
                 within: None,
                 after: None,
                 hold: None,
+                tolerance: None,
                 severity: rule.severity,
+                extra: extra::Written::of(rule),
             }
         }
         match &self.kind {
@@ -389,8 +472,13 @@ impl Rule {
                 hold: Some(format_duration(r.hold)),
                 ..begin(self, Some(r.course))
             }),
-            Kind::Silence(s) => text(&Written {
-                after: Some(format_duration(s.after)),
+            Kind::Silence(Silence { after }) | Kind::Offline(Offline { after }) => text(&Written {
+                after: Some(format_duration(*after)),
+                ..begin::<Direction>(self, None)
+            }),
+            Kind::Stuck(s) => text(&Written {
+                hold: Some(format_duration(s.hold)),
+                tolerance: Some(s.tolerance),
                 ..begin::<Direction>(self, None)
             }),
         }
@@ -429,6 +517,9 @@ mod tests {
             r#"{"name":"r","kind":"rate","metric":"t","raise":5,"within":"1m"}"#,
             r#"{"name":"r","kind":"rate","metric":"t","direction":"either","raise":5,"clear":0,"within":"10ms","for":"1d"}"#,
             r#"{"name":"s","kind":"silence","metric":"t","after":"5m","severity":"info"}"#,
+            r#"{"name":"s","kind":"stuck","metric":"t","for":"1h"}"#,
+            r#"{"name":"s","kind":"stuck","metric":"t","for":"1h","tolerance":0.25}"#,
+            r#"{"name":"o","kind":"offline","after":"5m"}"#,
         ] {
             let rule = Rule::parse(text).unwrap();
             assert_eq!(Rule::parse(&rule.to_json()), Ok(rule));
@@ -469,7 +560,7 @@ mod tests {
         check(
             r#""metric":"t","raise":1,"kind":"x""#,
             "kind",
-            "\"rate\" or \"silence\"",
+            "\"stuck\" or \"offline\"",
         );
         check(
             r#""metric":"t","raise":1,"rise":2"#,
@@ -537,6 +628,23 @@ mod tests {
             r#","after":"1m","for":"1s""#,
             "for",
             "it has name, kind, metric, severity, after",
+        );
+        let stuck = |rest: &str, field: &str, remedy: &str| {
+            check(
+                &format!(r#""kind":"stuck","metric":"t"{rest}"#),
+                field,
+                remedy,
+            );
+        };
+        stuck("", "for", "is missing");
+        stuck(r#","for":"1ms""#, "for", "1s to 30d");
+        stuck(r#","for":"1m","tolerance":-1"#, "tolerance", "0 or more");
+        stuck(r#","for":"1m","raise":1"#, "raise", "no such field");
+        check(r#""kind":"offline""#, "after", "is missing");
+        check(
+            r#""kind":"offline","metric":"t","after":"1m""#,
+            "metric",
+            "leave it out",
         );
         for (text, field) in [
             (r#"{"name":"","metric":"t","raise":1}"#, "name"),

@@ -3,12 +3,16 @@
 use serde::{Deserialize, Serialize};
 
 use crate::episode::{Episode, Transition};
+use crate::format_duration;
+use crate::offline::Offline;
+use crate::rate::Course;
 use crate::rate::{Rate, Stretch};
 use crate::silence::Silence;
-use crate::threshold::Threshold;
+use crate::stuck::{Row, Stuck};
+use crate::threshold::{Direction, Threshold};
 
 /// Names of the kinds, as they are declared.
-pub const KINDS: [&str; 3] = ["threshold", "rate", "silence"];
+pub const KINDS: [&str; 5] = ["threshold", "rate", "silence", "stuck", "offline"];
 
 /// What a rule looks for.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -19,6 +23,10 @@ pub enum Kind {
     Rate(Rate),
     /// No value.
     Silence(Silence),
+    /// A value that does not change.
+    Stuck(Stuck),
+    /// An agent that is not heard from. It has no series: nothing steps it.
+    Offline(Offline),
 }
 
 /// What is remembered of one rule on one series (a metric of a device): at most about 400 bytes.
@@ -35,6 +43,7 @@ enum Memory {
     None,
     Stretch(Stretch),
     Heard(Option<i64>),
+    Row(Option<Row>),
 }
 
 impl State {
@@ -51,16 +60,79 @@ impl Kind {
             Self::Threshold(_) => KINDS[0],
             Self::Rate(_) => KINDS[1],
             Self::Silence(_) => KINDS[2],
+            Self::Stuck(_) => KINDS[3],
+            Self::Offline(_) => KINDS[4],
         }
+    }
+
+    /// Whether something must be remembered of a series without an episode. What has no memory needs no
+    /// [`State`] then: [`Self::state`] gives it, for a silence from the last value on.
+    pub const fn has_memory(&self) -> bool {
+        !matches!(
+            self,
+            Self::Threshold(_) | Self::Silence(_) | Self::Offline(_)
+        )
+    }
+
+    /// What is wrong while an episode fires, for people: goes on after "x of y ".
+    pub fn describe(&self) -> String {
+        match self {
+            Self::Threshold(t) => {
+                let side = match t.direction {
+                    Direction::Above => "above",
+                    Direction::Below => "below",
+                };
+                format!("went {side} {}", t.raise)
+            }
+            Self::Rate(r) => {
+                let way = match r.course {
+                    Course::Rising => "rose",
+                    Course::Falling => "fell",
+                    Course::Either => "changed",
+                };
+                let within = format_duration(r.within);
+                format!("{way} by more than {} within {within}", r.raise)
+            }
+            Self::Silence(s) => format!("gave no value for more than {}", format_duration(s.after)),
+            Self::Stuck(s) if s.tolerance > 0.0 => format!(
+                "did not change by more than {} for {}",
+                s.tolerance,
+                format_duration(s.hold)
+            ),
+            Self::Stuck(s) => format!("did not change for {}", format_duration(s.hold)),
+            Self::Offline(o) => format!(
+                "was not heard from for more than {}; it buffers",
+                format_duration(o.after)
+            ),
+        }
+    }
+
+    /// The number that people compare values with: the limit, of a silence and of an agent that is offline the
+    /// seconds.
+    pub fn limit(&self) -> f64 {
+        match self {
+            Self::Threshold(t) => t.raise,
+            Self::Rate(r) => r.raise,
+            Self::Silence(s) => s.after as f64 / 1e6,
+            Self::Stuck(s) => s.tolerance,
+            Self::Offline(o) => o.after as f64 / 1e6,
+        }
+    }
+
+    /// Why an episode fires, where the rule alone does not say it, for people. Asked right after the value that
+    /// made it fire was stepped; at most 512 bytes.
+    pub fn reason(&self, _state: &State, _value: f64) -> Option<String> {
+        None
     }
 
     /// The state of a series of which nothing is known: no episode. A silence begins with the first
     /// value, or with `from`, in microseconds, if a value is awaited from then on.
     pub fn state(&self, from: Option<i64>) -> State {
         let memory = match self {
-            Self::Threshold(_) => Memory::None,
+            Self::Threshold(_) | Self::Offline(_) => Memory::None,
             Self::Rate(_) => Memory::Stretch(Stretch::default()),
             Self::Silence(_) => Memory::Heard(from),
+            Self::Stuck(_) => Memory::Row(None),
         };
         State {
             episode: None,
@@ -72,9 +144,10 @@ impl Kind {
     /// whether it is over; of a rate that is known only when a whole stretch has been seen.
     pub fn resume(&self, episode: Episode) -> State {
         let memory = match self {
-            Self::Threshold(_) => Memory::None,
+            Self::Threshold(_) | Self::Offline(_) => Memory::None,
             Self::Rate(_) => Memory::Stretch(Stretch::blind()),
             Self::Silence(_) => Memory::Heard(None),
+            Self::Stuck(_) => Memory::Row(None),
         };
         State {
             episode: Some(episode),
@@ -90,6 +163,7 @@ impl Kind {
             (Self::Threshold(t), _, Some(value)) => t.step(episode, time, value),
             (Self::Rate(r), Memory::Stretch(s), Some(value)) => r.step(s, episode, time, value),
             (Self::Silence(s), Memory::Heard(last), _) => s.heard(last, episode, time),
+            (Self::Stuck(s), Memory::Row(row), Some(value)) => s.step(row, episode, time, value),
             // Text says nothing to a limit, and a state of another kind nothing to this one.
             _ => Transition::None,
         }
@@ -115,7 +189,7 @@ impl Kind {
     /// The clock of the values was set: what was measured by it before says nothing of the time since.
     /// An episode that fires goes on; one that is pending, and the stretch of a rate, begin again.
     pub fn clock_set(&self, state: &mut State) {
-        if matches!(self, Self::Silence(_)) {
+        if matches!(self, Self::Silence(_) | Self::Offline(_)) {
             return;
         }
         *state = match state.episode.filter(|e| e.firing) {

@@ -23,6 +23,7 @@ pub(super) const KEYS: &[&str] = &[
     "for",
     "within",
     "after",
+    "tolerance",
     "devices",
     "stale_after",
     "run",
@@ -99,6 +100,10 @@ impl Entry<'_> {
         }
         let declared = serde_json::to_value(&declared).map_err(|e| self.wrong("name", e))?;
         let rule = Rule::from_value(&declared).map_err(|e| self.wrong(&e.field, e.message))?;
+        if matches!(rule.kind, Kind::Offline(_)) {
+            let message = "\"offline\" is for the server: an agent cannot see that it is not heard from";
+            return Err(self.wrong("kind", message));
+        }
         let devices = self.devices()?;
         let run = self.run(&rule, &devices, commands, agent)?;
         Ok(EdgeRule {
@@ -230,7 +235,7 @@ impl Entry<'_> {
         let value = match rule.kind {
             Kind::Silence(_) => None,
             Kind::Threshold(t) if t.direction == Direction::Below => Some(t.raise.min(2.5) - 1.0),
-            Kind::Threshold(_) | Kind::Rate(_) => Some(1.5),
+            _ => Some(1.5),
         };
         let example = DeviceId::new("device-1").map_err(|e| wrong(e.to_string()))?;
         let devices = if devices.is_empty() {

@@ -93,7 +93,7 @@ impl Engine {
         let series = rules.iter().map(|rule| {
             let awaited = match rule.rule.kind {
                 Kind::Silence(_) => rule.devices.as_slice(),
-                Kind::Threshold(_) | Kind::Rate(_) => &[],
+                _ => &[],
             };
             let series = |device: &DeviceId| {
                 let state = rule.rule.kind.state(Some(micros(mono)));
