@@ -6,6 +6,7 @@ mod clock;
 mod config;
 mod control;
 mod demo;
+mod detect;
 mod inspect;
 mod server;
 
@@ -38,6 +39,11 @@ enum Command {
     Simulate(Box<simulator::cli::Args>),
     /// Compare a server's windows with the truth of a simulated run
     Verify(simulator::cli::VerifyArgs),
+    /// Find anomalies in a recorded series: timestamp,value in, anomaly_score out
+    ///
+    /// The detector of rules of the kind "anomaly", with their options. It reads each row once, in constant
+    /// memory.
+    Detect(detect::Args),
     /// Measure this machine
     #[command(subcommand)]
     Bench(bench::Command),
@@ -164,6 +170,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
                 ExitCode::FAILURE
             })
         }),
+        Command::Detect(args) => detect::run(&args),
         Command::Bench(command) => bench::run(command),
         Command::Config(ConfigCommand::Check(args)) => {
             config::load(args.config.as_deref())?.declaration()?;

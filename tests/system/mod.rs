@@ -20,3 +20,5 @@ mod late;
 mod alerts;
 
 mod engine;
+
+mod detect;

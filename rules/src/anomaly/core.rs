@@ -33,9 +33,9 @@ impl Tuning {
         fast: 0.03,
         slow: 0.004,
         cut: Cut {
-            bins: BINS as u8,
+            bins: BINS,
             widen: 2,
-            window: 24,
+            block: 6,
         },
         gain: 1.0,
     };
@@ -138,12 +138,14 @@ impl Core {
 
         let gain = look.gain * tuning.gain;
         let over = STRENGTH * gain / self.bar;
-        let by_value = self.value.excess(y) * over / self.value.bar;
+        let excess = self.value.excess(y);
+        let by_value = excess * over / self.value.bar;
         let by_trend = self.trend.excess(trend) * over / self.trend.bar;
         let (was_value, was_trend) = (self.value, self.trend);
         self.value.learn(y, look.shrink);
         self.trend.learn(trend, look.shrink);
-        let is_new = self.shape.learn(y, self.value.hi - self.value.lo, tuning.cut);
+        let span = self.value.hi - self.value.lo;
+        let is_new = self.shape.learn(y, excess, span, tuning.cut);
         for bar in [&mut self.value.bar, &mut self.trend.bar, &mut self.bar] {
             *bar += BAR_FALL * (1.0 - *bar);
         }
@@ -175,7 +177,7 @@ impl Core {
         }
         let strength = SHAPE_STRENGTH * look.gain;
         if is_new && strength > 1.0 {
-            let (low, high) = self.shape.recent_range(tuning.cut);
+            let (low, high) = self.shape.recent_range();
             let finding = Finding {
                 part: Part::Shape,
                 strength,

@@ -49,7 +49,11 @@ impl Small {
     /// Of a series of which only a first value is known; none if it is no finite number.
     pub fn begin(time: i64, value: f64, settings: &Anomaly) -> Option<Self> {
         let mut small = Self {
-            core: Core::at(if value.is_finite() { value } else { return None }),
+            core: Core::at(if value.is_finite() {
+                value
+            } else {
+                return None;
+            }),
             gate: Gate::default(),
         };
         small.step(time, value, settings);
@@ -157,6 +161,23 @@ impl Detector {
         }
     }
 
+    /// Bytes that the state of a series takes in memory.
+    pub const fn bytes(variant: Variant) -> usize {
+        match variant {
+            Variant::Default => size_of::<Small>(),
+            Variant::Large => size_of::<Large>() + CORES * size_of::<Core>(),
+        }
+    }
+
+    /// Which detector it is.
+    pub fn variant(&self) -> Variant {
+        match self {
+            Self::New(variant) => *variant,
+            Self::Small(_) => Variant::Default,
+            Self::Large(_) => Variant::Large,
+        }
+    }
+
     /// Whether it can have come from steps: to be asked of what was read from outside.
     pub fn is_sound(&self) -> bool {
         match self {
@@ -194,17 +215,17 @@ fn verdict(passage: Passage, strength: f32, finding: Option<Finding>, value: f64
     }
 }
 
-/// The eyes of the large detector: windows from 10 to 48 values, means from twice as slow to twice as
-/// fast, bins from 20 to 24, sensitivities from ¾ to 4/3, each spread evenly (steps of equal ratio) and dealt in orders that
-/// have nothing to do with each other.
+/// The eyes of the large detector: windows from 12 to 48 values, means from twice as slow to twice as
+/// fast, 20 to 24 bins, sensitivities from 3/4 to 4/3, each spread evenly (steps of equal ratio), in
+/// orders that have nothing to do with each other.
 static TUNINGS: [Tuning; CORES] = tunings();
 
 const fn tunings() -> [Tuning; CORES] {
     let mut all = [Tuning::DEFAULT; CORES];
-    let windows = [10, 11, 12, 14, 16, 18, 20, 22, 24, 27, 30, 34, 38, 43, 48];
+    let blocks = [3, 3, 4, 4, 5, 5, 6, 6, 6, 7, 8, 9, 10, 11, 12];
     let fast = [
-        0.015, 0.0166, 0.0183, 0.0202, 0.0223, 0.0246, 0.0272, 0.03, 0.0331, 0.0366, 0.0404, 0.0446,
-        0.0492, 0.0544, 0.06,
+        0.015, 0.0166, 0.0183, 0.0202, 0.0223, 0.0246, 0.0272, 0.03, 0.0331, 0.0366, 0.0404,
+        0.0446, 0.0492, 0.0544, 0.06,
     ];
     let slow = [
         0.002, 0.00221, 0.00244, 0.00269, 0.00297, 0.00328, 0.00362, 0.004, 0.00442, 0.00488,
@@ -223,7 +244,7 @@ const fn tunings() -> [Tuning; CORES] {
             cut: Cut {
                 bins: 20 + (i * 3 % 5) as u8,
                 widen: 2,
-                window: windows[i],
+                block: blocks[i],
             },
         };
         i += 1;

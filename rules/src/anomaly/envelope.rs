@@ -68,10 +68,16 @@ mod tests {
     #[test]
     fn excess_is_in_widths_of_the_range() {
         let mut e = Envelope::at(2.0);
-        assert_eq!((e.excess(2.0), e.excess(2.5), e.excess(-9.0)), (0.0, 1.0, 1.0));
+        assert_eq!(
+            (e.excess(2.0), e.excess(2.5), e.excess(-9.0)),
+            (0.0, 1.0, 1.0)
+        );
         e.learn(4.0, 0.0);
         assert_eq!((e.lo, e.hi), (2.0, 4.0));
-        assert_eq!((e.excess(4.5), e.excess(1.0), e.excess(90.0)), (0.25, 0.5, 1.0));
+        assert_eq!(
+            (e.excess(4.5), e.excess(1.0), e.excess(90.0)),
+            (0.25, 0.5, 1.0)
+        );
     }
 
     #[test]

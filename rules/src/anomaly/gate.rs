@@ -145,7 +145,10 @@ mod tests {
         let mut gate = Gate::default();
         for i in 0..200 {
             assert!(!gate.is_armed(PACE), "{i}");
-            assert_eq!(gate.advance(i * 1_500_000, PACE), Some(u32::from(i > 0) * (1 + (i % 2 == 0) as u32)));
+            assert_eq!(
+                gate.advance(i * 1_500_000, PACE),
+                Some(u32::from(i > 0) * (1 + (i % 2 == 0) as u32))
+            );
             gate.pass(false, PACE);
         }
         assert!(!gate.is_armed(PACE));

@@ -46,15 +46,23 @@ impl Display for Utc {
         let month = if month < 10 { month + 3 } else { month - 9 };
         let year = era * 400 + year_of_era + i64::from(month <= 2);
         let (hour, minute, second) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
-        write!(f, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+        write!(
+            f,
+            "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z"
+        )
     }
 }
 
 impl Evidence {
-    /// One sentence: what was expected, what came, since when (`since`, microseconds), and the score.
-    pub fn sentence(&self, metric: &str, since: i64) -> String {
-        let (low, high) = (Short(self.expected.0), Short(self.expected.1));
-        let (value, compared, since) = (Short(self.value), Short(self.compared), Utc(since));
+    /// One sentence of at most 300 bytes: what came, what was expected, since when (`since`, microseconds),
+    /// the score and which part of the detector found it.
+    pub fn sentence(&self, since: i64) -> String {
+        let (low, high) = self.expected;
+        // What is next to nothing beside the others is nothing to people.
+        let largest = low.abs().max(high.abs()).max(self.compared.abs());
+        let short = |n: f64| Short(if n.abs() < largest * 1e-5 { 0.0 } else { n });
+        let (low, high, value) = (short(low), short(high), Short(self.value));
+        let (compared, since) = (short(self.compared), Utc(since));
         let score = self.score;
         let side = if self.compared > self.expected.1 {
             "above"
@@ -63,15 +71,15 @@ impl Evidence {
         };
         match self.part {
             Part::Value => format!(
-                "{metric} is {value}, {side} all that is known of it: expected {low} to {high}, since \
+                "{value} is {side} all that is known of it: expected {low} to {high}, since \
                  {since}, score {score:.2} (part: value)"
             ),
             Part::Trend => format!(
-                "{metric} is {value} and moves as it never did: its short mean is {compared} from its long \
+                "{value} comes with a course that is faster than any before: the short mean is {compared} from the long \
                  mean, expected {low} to {high}, since {since}, score {score:.2} (part: trend)"
             ),
             Part::Shape => format!(
-                "{metric} is {value}, in a course that is new: the last values cover {low} to {high}, levels \
+                "{value} makes a pattern that is new: the last values cover {low} to {high}, levels \
                  that were not seen so close together, since {since}, score {score:.2} (part: shape)"
             ),
         }
@@ -100,7 +108,10 @@ mod tests {
         assert_eq!(Utc(0).to_string(), "1970-01-01T00:00:00Z");
         assert_eq!(Utc(951_868_799_999_999).to_string(), "2000-02-29T23:59:59Z");
         assert_eq!(Utc(-1).to_string(), "1969-12-31T23:59:59Z");
-        assert_eq!(Utc(1_764_385_200_000_000).to_string(), "2025-11-29T03:00:00Z");
+        assert_eq!(
+            Utc(1_764_385_200_000_000).to_string(),
+            "2025-11-29T03:00:00Z"
+        );
         // Not a panic.
         let _ = (Utc(i64::MIN).to_string(), Utc(i64::MAX).to_string());
     }
@@ -115,8 +126,8 @@ mod tests {
             score: 0.931,
         };
         assert_eq!(
-            evidence.sentence("temperature", 0),
-            "temperature is 93.25, above all that is known of it: expected 18.5 to 31, since \
+            evidence.sentence(0),
+            "93.25 is above all that is known of it: expected 18.5 to 31, since \
              1970-01-01T00:00:00Z, score 0.93 (part: value)"
         );
     }

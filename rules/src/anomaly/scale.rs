@@ -51,17 +51,21 @@ impl Scale {
 
     /// What an offset is in the unit of the series; finite.
     pub(crate) fn value(&self, offset: f32) -> f64 {
-        (self.origin + self.length(offset)).clamp(f64::MIN, f64::MAX)
+        finite(self.origin * 0.5 + self.half(offset))
     }
 
     /// What a distance is in the unit of the series; finite.
     pub(crate) fn length(&self, units: f32) -> f64 {
-        let exponent = if self.exponent == NONE {
-            0
-        } else {
-            self.exponent
+        finite(self.half(units))
+    }
+
+    /// Half of a distance in the unit of the series.
+    fn half(&self, units: f32) -> f64 {
+        let exponent = match self.exponent {
+            NONE => 0,
+            exponent => i32::from(exponent),
         };
-        (f64::from(units) * two_to(i32::from(exponent))).clamp(f64::MIN, f64::MAX)
+        f64::from(units) * two_to(exponent - 1)
     }
 
     /// Whether it can have come from [`Self::offset`].
@@ -76,6 +80,11 @@ impl Scale {
 fn exponent(half: f64) -> i16 {
     let bits = ((half.to_bits() >> 52) & 0x7FF) as i16;
     (bits - 1022).clamp(-EXPONENT_MAX, EXPONENT_MAX)
+}
+
+/// Twice the number, or the nearest there is.
+fn finite(half: f64) -> f64 {
+    (half * 2.0).clamp(f64::MIN, f64::MAX)
 }
 
 /// 2ⁿ, 0 if that is too small for an ordinary number. n is at most 1001.
@@ -98,27 +107,44 @@ mod tests {
             (-3.0, -3.0),
             (1e9, 1e9 + 0.25),
         ] {
-            let mut scale = Scale { origin, exponent: NONE };
+            let mut scale = Scale {
+                origin,
+                exponent: NONE,
+            };
             let (offset, again) = scale.offset(value);
             assert!(offset.is_finite() && again.is_none(), "{origin} {value}");
             let back = scale.value(offset);
             let error = (back * 0.5 - value * 0.5).abs();
             let distance = (value * 0.5 - origin * 0.5).abs();
-            assert!(error <= distance * 1e-6 + 1e-320, "{origin} {value}: {back}");
+            assert!(
+                error <= distance * 1e-6 + 1e-320,
+                "{origin} {value}: {back}"
+            );
             assert!(scale.is_sound());
         }
     }
 
     #[test]
     fn a_far_value_makes_the_unit_larger() {
-        let mut scale = Scale { origin: 0.0, exponent: NONE };
+        let mut scale = Scale {
+            origin: 0.0,
+            exponent: NONE,
+        };
         assert_eq!(scale.offset(1.0), (1.0, None));
         let (offset, factor) = scale.offset(2_f64.powi(100));
         assert_eq!(offset, 1.0);
         assert_eq!(factor, Some(2_f32.powi(-100)));
         let (offset, factor) = scale.offset(f64::MAX);
-        assert!((1.0..2.0).contains(&offset));
+        // As large as units get.
+        assert_eq!(offset, 2_f32.powi(24));
         assert_eq!(factor, Some(0.0));
         assert_eq!(scale.offset(0.0), (0.0, None));
+        // From a change of nearly nothing to one of everything: what was kept is nothing now.
+        let mut scale = Scale {
+            origin: 0.0,
+            exponent: NONE,
+        };
+        scale.offset(1e-300);
+        assert_eq!(scale.offset(f64::MAX).1, Some(0.0));
     }
 }

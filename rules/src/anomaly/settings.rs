@@ -79,7 +79,9 @@ impl FalseAlarms {
         let digits = !count.is_empty() && count.bytes().all(|b| b.is_ascii_digit());
         let count = count.parse().ok().filter(|_| digits)?;
         let per = Per::ALL.into_iter().find(|p| p.as_str() == per)?;
-        (1..=COUNT_MAX).contains(&count).then_some(Self { count, per })
+        (1..=COUNT_MAX)
+            .contains(&count)
+            .then_some(Self { count, per })
     }
 }
 
@@ -196,7 +198,8 @@ impl Anomaly {
             ..options
         };
         let FalseAlarms { count, per } = options.false_alarms;
-        let seconds = |micros: i64| u32::try_from((micros + SECOND - 1) / SECOND).unwrap_or(u32::MAX);
+        let seconds =
+            |micros: i64| u32::try_from((micros + SECOND - 1) / SECOND).unwrap_or(u32::MAX);
         let half_life = options.half_life as f64 / SECOND as f64;
         Self {
             pace: Pace {

@@ -7,15 +7,20 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Most bins.
-pub(crate) const BINS: usize = 24;
+/// Bins at most; three bytes a set.
+pub(crate) const BINS: u8 = 24;
 /// Sets remembered.
-const SETS: usize = 6;
+const SETS: usize = 11;
+/// The last values are counted in so many blocks, the newest of them not yet full.
+const BLOCKS: usize = 4;
 /// A value further outside than so many ranges is taken as that far: one wild value must not make all
 /// others one bin.
 const GROWTH: f32 = 4.0;
 /// When the range of the values has become this much smaller than that of the bins, they are cut anew.
 const SHRUNK: f32 = 4.0;
+/// A value that leaves the bins makes a new shape only if it leaves the range of the values by this part
+/// of its width: a series that creeps on, as a meter does, is not new with each step.
+const EXCESS_MIN: f32 = 0.02;
 
 /// How it is cut.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -24,8 +29,26 @@ pub(crate) struct Cut {
     pub(crate) bins: u8,
     /// By how many bins a remembered set is widened on each side.
     pub(crate) widen: u8,
-    /// Within how many values a bin counts as visited: 2 to 250.
-    pub(crate) window: u8,
+    /// Values in a block: a bin counts as visited for three to four blocks. 1 to 60.
+    pub(crate) block: u8,
+}
+
+/// A set of bins, a bit each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+struct Bins([u8; 3]);
+
+impl Bins {
+    #[inline]
+    fn get(self) -> u32 {
+        let [a, b, c] = self.0;
+        u32::from_le_bytes([a, b, c, 0])
+    }
+
+    #[inline]
+    fn of(bits: u32) -> Self {
+        let [a, b, c, _] = bits.to_le_bytes();
+        Self([a, b, c])
+    }
 }
 
 /// What is remembered.
@@ -35,10 +58,12 @@ pub(crate) struct Shape {
     low: f32,
     /// Width of a bin; 0 until two values differ.
     width: f32,
-    /// Values since a bin was visited; 255 = longer ago, or never.
-    ages: [u8; BINS],
-    /// Sets of bins, the one that fitted last first. 0 = none.
-    sets: [u32; SETS],
+    /// Sets of the past, the one that fitted last first. Empty = none.
+    sets: [Bins; SETS],
+    /// Bins visited in each of the last blocks, the newest first.
+    blocks: [Bins; BLOCKS],
+    /// Values in the newest block.
+    filled: u8,
 }
 
 impl Shape {
@@ -46,32 +71,36 @@ impl Shape {
         Self {
             low: y,
             width: 0.0,
-            ages: [u8::MAX; BINS],
-            sets: [0; SETS],
+            sets: [Bins::default(); SETS],
+            blocks: [Bins::default(); BLOCKS],
+            filled: 0,
         }
     }
 
-    /// Takes a value; whether the shape that ends with it is new. `span` is the width of the range in
-    /// which values have been of late.
+    /// Takes a value; whether the shape that ends with it is new. `excess` is by how much it left the range
+    /// of the values before, in widths of that range, and `span` the width of the range with it.
     #[inline]
-    pub(crate) fn learn(&mut self, y: f32, span: f32, cut: Cut) -> bool {
-        let bins = f32::from(cut.bins);
-        let range = self.width * bins;
+    pub(crate) fn learn(&mut self, y: f32, excess: f32, span: f32, cut: Cut) -> bool {
+        let range = self.width * f32::from(cut.bins);
         let y = if range > 0.0 {
             y.clamp(self.low - GROWTH * range, self.low + range * (1.0 + GROWTH))
         } else {
             y
         };
-        for age in &mut self.ages {
-            *age = age.saturating_add(1);
-        }
-        if y < self.low || y > self.low + range || (range > SHRUNK * span && span > 0.0) {
+        let leaves = y < self.low || y > self.low + range;
+        if leaves || (range > SHRUNK * span && span > 0.0) {
             self.cut_anew(y, span, cut);
         }
+        if self.filled >= cut.block {
+            self.blocks.rotate_right(1);
+            self.blocks[0] = Bins::default();
+            self.filled = 0;
+        }
+        self.filled += 1;
         let bin = bin_of(y, self.low, self.width, cut.bins);
-        self.ages[bin] = 0;
-        let set = self.recent(cut);
-        if let Some(at) = self.sets.iter().position(|s| set & !s == 0) {
+        self.blocks[0] = Bins::of(self.blocks[0].get() | 1 << bin);
+        let set = self.recent();
+        if let Some(at) = self.sets.iter().position(|s| set & !s.get() == 0) {
             self.sets[..=at].rotate_right(1);
             return false;
         }
@@ -80,13 +109,13 @@ impl Shape {
             wide |= wide << 1 | wide >> 1;
         }
         self.sets.rotate_right(1);
-        self.sets[0] = wide & ((1 << cut.bins) - 1);
-        true
+        self.sets[0] = Bins::of(wide & ((1 << cut.bins) - 1));
+        !leaves || excess >= EXCESS_MIN
     }
 
     /// The lowest and the highest level of the last values.
-    pub(crate) fn recent_range(&self, cut: Cut) -> (f32, f32) {
-        let set = self.recent(cut);
+    pub(crate) fn recent_range(&self) -> (f32, f32) {
+        let set = self.recent();
         let lowest = set.trailing_zeros() as f32;
         let highest = (u32::BITS - set.leading_zeros()) as f32;
         (
@@ -105,12 +134,8 @@ impl Shape {
     }
 
     #[inline]
-    fn recent(&self, cut: Cut) -> u32 {
-        let mut set = 0;
-        for (i, age) in self.ages.iter().enumerate() {
-            set |= u32::from(*age < cut.window) << i;
-        }
-        set
+    fn recent(&self) -> u32 {
+        self.blocks.iter().fold(0, |set, block| set | block.get())
     }
 
     /// Makes the bins cover `y`, or no more than is in use.
@@ -134,42 +159,29 @@ impl Shape {
             // Twice the range, around the value: what lies further out is forgotten.
             ((y - span).max(low), (y + span).min(high))
         };
-        self.low = new_low;
-        self.width = (new_high - new_low) / bins;
-        if self.width <= 0.0 {
+        let new_width = (new_high - new_low) / bins;
+        if new_width <= 0.0 {
             // Closer together than numbers can tell.
-            (self.low, self.width) = (low, width);
             return;
         }
-        let mut ages = [u8::MAX; BINS];
-        let mut from = [0_u32; BINS];
-        for new in 0..usize::from(cut.bins) {
-            let middle = self.low + (new as f32 + 0.5) * self.width;
-            if self.width < width {
+        (self.low, self.width) = (new_low, new_width);
+        // For each bin, the bins of before that it stands for.
+        let mut from = [0_u32; BINS as usize];
+        for i in 0..usize::from(cut.bins) {
+            let middle = i as f32 + 0.5;
+            if new_width < width {
                 // A bin of before is several now.
-                from[new] = 1 << bin_of(middle, low, width, cut.bins);
+                from[i] = 1 << bin_of(new_low + middle * new_width, low, width, cut.bins);
+            } else {
+                let new = bin_of(low + middle * width, new_low, new_width, cut.bins);
+                from[new] |= 1 << i;
             }
         }
-        for old in 0..usize::from(cut.bins) {
-            if self.width >= width {
-                let middle = low + (old as f32 + 0.5) * width;
-                from[bin_of(middle, self.low, self.width, cut.bins)] |= 1 << old;
-            }
-        }
-        for (new, olds) in from.iter().enumerate() {
-            for (old, age) in self.ages.iter().enumerate() {
-                if olds >> old & 1 == 1 {
-                    ages[new] = ages[new].min(*age);
-                }
-            }
-        }
-        self.ages = ages;
-        for set in &mut self.sets {
-            let old = *set;
-            *set = 0;
-            for (new, olds) in from.iter().enumerate() {
-                *set |= u32::from(olds & old != 0) << new;
-            }
+        for set in self.sets.iter_mut().chain(&mut self.blocks) {
+            let old = set.get();
+            let bits = from.iter().enumerate();
+            let bits = bits.map(|(new, olds)| u32::from(olds & old != 0) << new);
+            *set = Bins::of(bits.fold(0, |set, bit| set | bit));
         }
     }
 }
@@ -191,20 +203,20 @@ mod tests {
     const CUT: Cut = Cut {
         bins: 24,
         widen: 2,
-        window: 24,
+        block: 6,
     };
 
     #[test]
     fn a_shape_is_new_once() {
         let mut shape = Shape::at(0.0);
         let plateau = |shape: &mut Shape, level: f32| {
-            let new = (0..100).filter(|i| shape.learn(level + (i % 2) as f32, 100.0, CUT));
+            let new = (0..100).filter(|i| shape.learn(level + (i % 2) as f32, 0.0, 100.0, CUT));
             new.count()
         };
         // Slow ways up and down.
         let slope = |shape: &mut Shape, from: f32, step: f32| {
             for i in 0..3000 {
-                shape.learn(from + step * i as f32 / 30.0, 100.0, CUT);
+                shape.learn(from + step * i as f32 / 30.0, 0.0, 100.0, CUT);
             }
         };
         for _ in 0..5 {
@@ -215,23 +227,35 @@ mod tests {
         }
         assert_eq!(plateau(&mut shape, 0.0), 0);
         // 60 is an ordinary level, but not here.
-        assert!(shape.learn(60.0, 100.0, CUT));
-        let (low, high) = shape.recent_range(CUT);
+        assert!(shape.learn(60.0, 0.0, 100.0, CUT));
+        let (low, high) = shape.recent_range();
         assert!(low <= 0.0 && (60.0..70.0).contains(&high), "{low} {high}");
-        for _ in 0..CUT.window {
-            shape.learn(0.0, 100.0, CUT);
+        for _ in 0..24 {
+            shape.learn(0.0, 0.0, 100.0, CUT);
         }
-        assert!(!shape.learn(60.0, 100.0, CUT));
+        assert!(!shape.learn(60.0, 0.0, 100.0, CUT));
+    }
+
+    #[test]
+    fn a_meter_that_only_rises_is_not_new_with_each_step() {
+        let mut shape = Shape::at(0.0);
+        let new = (1..100_000).filter(|&i| {
+            let excess = 1.0 / i as f32;
+            shape.learn(i as f32, excess, i as f32, CUT) && i > 100
+        });
+        assert_eq!(new.count(), 0);
+        // A jump is.
+        assert!(shape.learn(130_000.0, 0.3, 130_000.0, CUT));
     }
 
     #[test]
     fn bins_follow_a_range_that_became_small() {
         let mut shape = Shape::at(0.0);
         for i in 0..1000 {
-            shape.learn((i % 100) as f32, 100.0, CUT);
+            shape.learn((i % 100) as f32, 0.0, 100.0, CUT);
         }
         for i in 0..1000 {
-            shape.learn(50.0 + (i % 2) as f32, 1.0, CUT);
+            shape.learn(50.0 + (i % 2) as f32, 0.0, 1.0, CUT);
         }
         assert!(shape.width * 24.0 <= 4.0, "{}", shape.width);
         assert!(shape.is_sound());
@@ -241,9 +265,9 @@ mod tests {
     fn one_wild_value_does_not_make_all_others_one_bin() {
         let mut shape = Shape::at(0.0);
         for i in 0..100 {
-            shape.learn((i % 11) as f32, 10.0, CUT);
+            shape.learn((i % 11) as f32, 0.0, 10.0, CUT);
         }
-        shape.learn(1e20, 10.0, CUT);
+        shape.learn(1e20, 1.0, 10.0, CUT);
         assert!(shape.width < 10.0, "{}", shape.width);
     }
 }
