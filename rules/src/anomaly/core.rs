@@ -177,6 +177,8 @@ impl Core {
         }
         let strength = SHAPE_STRENGTH * look.gain;
         if is_new && strength > 1.0 {
+            // All shapes are equally new: what is told is nearer to the middle.
+            let strength = strength.sqrt().sqrt();
             let (low, high) = self.shape.recent_range();
             let finding = Finding {
                 part: Part::Shape,

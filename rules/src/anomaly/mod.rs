@@ -4,16 +4,18 @@
 //! - *value*: the range in which values have been. A value outside of it by more than 2 % of its width;
 //! - *trend*: the same for the difference of a fast and a slow mean (of about 33 and 250 values);
 //! - *shape*: which levels were visited within the last 24 values. A set of levels that fits in none of
-//!   those remembered, though each level may be ordinary. This is what follows daily seasons: a level of
-//!   the day in the middle of the night comes with levels that it never came with.
+//!   those remembered, though each level may be ordinary. This is what follows daily seasons, of any
+//!   length and without a clock: a level of the day in the middle of the night comes with levels that it
+//!   never came with. What it cannot see is a peak that does not come: there is nothing new in that.
 //!
-//! Each alarm raises bars that fall back within some hundred values, so that only something stronger
+//! Each finding raises bars that fall back within some hundred values, so that only something stronger
 //! speaks at once again. **The budget**: with `false_alarms = "1/month"`, alarms of a series beyond the
 //! first three halve its sensitivity each, and a month gives one back. So in a time T there are at most T
-//! × rate + 12 alarms (the twelfth would need a strength that none can have), whatever the series does,
-//! and in the long run no more than the rate. Alarms that are right count, too: nobody tells the detector
-//! which are false. Of ordinary series the ranges settle the number far below that; bench/README.md has
-//! what was measured.
+//! × rate + 12 alarms at sensitivity 1 (the next would need a strength that nothing has), whatever the
+//! series does, and in the long run the rate is what a series comes to in which nothing happens. Alarms
+//! that are right count, too: nobody tells the detector which are false. **A young series is not
+//! calibrated yet**: one day after the other may be the coldest so far. In its first month it gives up to
+//! 10 alarms instead of one, with a `warm_up` of a week up to 5. bench/README.md has what was measured.
 //!
 //! **Ranges forget**: without values that confirm them, their width halves in each `half_life`. One wild
 //! value widens a range fivefold at most.
