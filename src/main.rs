@@ -7,6 +7,7 @@ mod command;
 mod config;
 mod control;
 mod demo;
+mod detect;
 mod inspect;
 mod notifiers;
 mod server;
@@ -40,6 +41,11 @@ enum Command {
     Simulate(Box<simulator::cli::Args>),
     /// Compare a server's windows with the truth of a simulated run
     Verify(simulator::cli::VerifyArgs),
+    /// Find anomalies in a recorded series: timestamp,value in, anomaly_score out
+    ///
+    /// The detector of rules of the kind "anomaly", with their options. It reads each row once, in constant
+    /// memory.
+    Detect(detect::Args),
     /// Measure this machine
     #[command(subcommand)]
     Bench(bench::Command),
@@ -192,6 +198,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
                 ExitCode::FAILURE
             })
         }),
+        Command::Detect(args) => detect::run(&args),
         Command::Bench(command) => bench::run(command),
         Command::Command(args) => block_on(command::run(args.server, args.command)),
         Command::Config(ConfigCommand::Check(args)) => {

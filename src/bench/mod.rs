@@ -4,6 +4,7 @@
 mod args;
 mod bare;
 mod check;
+mod detect;
 mod fleet;
 mod measure;
 mod report;
@@ -24,13 +25,25 @@ pub enum Command {
     /// CPU time of their steps (decoding included); making batches and writing checkpoints is not in it.
     /// Checkpoints go to a real state store in a temporary folder, which is removed at the end.
     Engine(args::Args),
+    /// The anomaly detector on one thread: CPU time of a value over many series in order, bytes of state
+    Detect(detect::Args),
 }
 
 /// Measures and prints.
 ///
 /// **Errors**: the store failed. Wrong arguments are told on stderr and give exit code 2.
 pub fn run(command: Command) -> anyhow::Result<ExitCode> {
-    let Command::Engine(args) = command;
+    let args = match command {
+        Command::Engine(args) => args,
+        Command::Detect(args) => {
+            let report = detect::run(&args);
+            crate::print(&report);
+            if args.json {
+                crate::print(format_args!("{}\n", serde_json::to_string(&report)?));
+            }
+            return Ok(ExitCode::SUCCESS);
+        }
+    };
     let plan = match args.plan() {
         Ok(plan) => plan,
         Err(error) => {

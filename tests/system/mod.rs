@@ -22,3 +22,5 @@ mod commands;
 mod on_call;
 
 mod engine;
+
+mod detect;

@@ -417,6 +417,10 @@ impl Engine {
         self.counts.firing += 1;
         let command = self.command(index, device, value, since, mono);
         let rule = &self.rules[index].rule;
+        let state = self.series[index].get(device).map(|s| &s.state);
+        let reason = state
+            .zip(value)
+            .and_then(|(state, value)| rule.kind.reason(state, value));
         let row = Row {
             metric: rule.metric.clone(),
             kind: rule.kind.name().to_owned(),
@@ -433,7 +437,7 @@ impl Engine {
             since,
             at,
             command: command.as_ref().and_then(|c| c.id.clone()),
-            reason: None,
+            reason,
         };
         self.acts.push_back(Act {
             alert: Some((device.clone(), alert)),

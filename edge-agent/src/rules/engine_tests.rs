@@ -470,3 +470,33 @@ fn episodes_that_begin_in_the_same_second_are_told_apart_and_run_their_commands(
     now(&mut w, 70.0);
     assert_eq!(of(&now(&mut w, 95.0))[0].0, w.wall().0);
 }
+
+#[test]
+fn an_anomaly_is_told_with_its_reason_and_what_was_learned_outlives_a_step_of_the_clock() {
+    let odd = r#"{"name":"odd","kind":"anomaly","metric":"t","warm_up":"0s","hold":"10s"}"#;
+    let mut w = World::new(vec![rule(odd, &[], false)]);
+    for i in 0..300 {
+        assert_eq!(w.next("a", f64::from(i % 3)), []);
+    }
+    let acts = w.next("a", 40.0);
+    assert_eq!(told(&acts), fires("odd", "a"));
+    let reason = acts[0].alert.as_ref().and_then(|(_, a)| a.reason.clone());
+    let reason = reason.unwrap();
+    assert!(
+        reason.starts_with(
+            "40 is above all that is known of it: expected 0 to 2, since 2023-11-14T22:"
+        ),
+        "{reason}"
+    );
+    // It ends after twelve quiet values.
+    let quiet: Vec<_> = (0..20)
+        .map(|i| told(&w.next("a", f64::from(i % 3))))
+        .collect();
+    assert_eq!(quiet.iter().position(|t| *t == ends("odd", "a")), Some(12));
+    w.offset -= 3600.0;
+    let again: Vec<_> = (0..200)
+        .flat_map(|i| w.next("a", f64::from(i % 3)))
+        .collect();
+    assert_eq!(again, []);
+    assert_eq!(told(&w.next("a", -4000.0)), fires("odd", "a"));
+}
