@@ -1,6 +1,7 @@
 //! Figures of this machine: what the engine does with a large fleet, without network and without disks in
-//! the measured time.
+//! the measured time; and how long a fault takes to become a page.
 
+mod alerts;
 mod args;
 mod bare;
 mod check;
@@ -27,6 +28,11 @@ pub enum Command {
     Engine(args::Args),
     /// The anomaly detector on one thread: CPU time of a value over many series in order, bytes of state
     Detect(detect::Args),
+    /// The way of a fault: from a value that leaves an agent to the page that a receiver gets
+    ///
+    /// The whole server runs here, on loopback, with its data in a temporary folder. With --storm many devices
+    /// fail at once, and what pages that makes is counted.
+    Alerts(alerts::Args),
 }
 
 /// Measures and prints.
@@ -43,6 +49,7 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
             }
             return Ok(ExitCode::SUCCESS);
         }
+        Command::Alerts(args) => return alerts::run(&args),
     };
     let plan = match args.plan() {
         Ok(plan) => plan,
