@@ -125,7 +125,8 @@ async fn measure(args: &Args) -> anyhow::Result<ExitCode> {
             .and_then(|s| show(args, &s, Storm::print)),
         None => {
             let (fleet, load) = (CancellationToken::new(), args.rate > 0.0);
-            let running = load.then(|| tokio::spawn(fleet_of(args, mqtt, fleet.clone())));
+            let running =
+                load.then(|| tokio::spawn(fleet_of(args.devices, args.rate, mqtt, fleet.clone())));
             let result = latency(args, mqtt, load, &pages).await;
             fleet.cancel();
             if let Some(running) = running {
@@ -163,15 +164,16 @@ fn config(folder: &std::path::Path, receiver: SocketAddr) -> anyhow::Result<Conf
 }
 
 async fn fleet_of(
-    args: &Args,
+    devices: u32,
+    rate: f64,
     mqtt: SocketAddr,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let connect = format!("mqtt://{mqtt}")
         .parse()
         .map_err(anyhow::Error::msg)?;
-    let agents = (args.devices / 50).clamp(1, 1000);
-    let settings = simulator::Settings::new(connect, args.devices, agents, args.rate);
+    let agents = (devices / 50).clamp(1, 1000);
+    let settings = simulator::Settings::new(connect, devices, agents, rate);
     simulator::run(settings, stop).await?;
     Ok(())
 }
@@ -259,7 +261,7 @@ async fn storm(
 ) -> anyhow::Result<Storm> {
     let sites = args.sites.min(devices);
     let agents = devices.div_ceil(PER_AGENT);
-    let of = |agent: u32| agent * PER_AGENT..devices.min((agent + 1) * PER_AGENT);
+    let of = move |agent: u32| agent * PER_AGENT..devices.min((agent + 1) * PER_AGENT);
     // Each link has its own agents, with their batches made beforehand.
     let mut tasks = tokio::task::JoinSet::new();
     let gate = std::sync::Arc::new(tokio::sync::Barrier::new(LINKS as usize + 1));
