@@ -756,13 +756,19 @@ mod tests {
         let offline = "[[rules]]\nname = \"away\"\nkind = \"offline\"\nafter = \"5m\"";
         assert!(check(offline, &[]).is_ok());
         for (rest, expected) in [
-            ("kind = \"magic\"", "rule \"hot\": kind: \"magic\" is not known"),
+            (
+                "kind = \"magic\"",
+                "rule \"hot\": kind: \"magic\" is not known",
+            ),
             ("kind = \"silence\"", "rule \"hot\": after: is missing"),
             (
                 "raise = 1\nlabels = { team = 5 }",
                 "rule \"hot\": labels.team: must be a text",
             ),
-            ("raise = 1\nsevrity = \"info\"", "the nearest valid one is \"severity\""),
+            (
+                "raise = 1\nsevrity = \"info\"",
+                "the nearest valid one is \"severity\"",
+            ),
         ] {
             let error = format!("{:#}", check(&rule(rest), &[]).unwrap_err());
             assert!(error.contains(expected), "{error}");

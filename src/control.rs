@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use dashboard::control::{Change, Control, ControlError, Place, Submitted};
+use dashboard::control::{Change, Control, ControlError, Place, RuleTest, Submitted, Testing};
 use event::Record;
 use eventlog::{Error, Log, PartitionId};
 use rules::Rule;
@@ -20,6 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub struct LogControl {
     log: Log,
     turn: Arc<Mutex<()>>,
+    /// One test of a rule at a time: it may read the whole log.
+    tests: Arc<Mutex<()>>,
 }
 
 impl LogControl {
@@ -28,6 +30,7 @@ impl LogControl {
         Self {
             log,
             turn: Arc::default(),
+            tests: Arc::default(),
         }
     }
 
@@ -79,6 +82,21 @@ impl LogControl {
 impl Control for LogControl {
     fn submit(&self, change: Change) -> Submitted<'_> {
         Box::pin(self.append(change))
+    }
+
+    fn test_rule(&self, test: RuleTest) -> Testing<'_> {
+        let (log, tests) = (self.log.clone(), self.tests.clone());
+        Box::pin(async move {
+            let Ok(turn) = tests.try_lock_owned() else {
+                return Err(unavailable("another rule is being tested; try again"));
+            };
+            let work = tokio::task::spawn_blocking(move || {
+                let _turn = turn;
+                crate::backtest::answer(&log, &test)
+            });
+            work.await
+                .unwrap_or_else(|_| Err(unavailable("the test did not end")))
+        })
     }
 }
 

@@ -1,6 +1,7 @@
 //! The server binary: read what was asked, configure, start the roles, announce, wait, drain.
 
 mod allocator;
+mod backtest;
 mod bench;
 mod clock;
 mod config;
@@ -47,6 +48,15 @@ enum Command {
     /// Look at the event log
     #[command(subcommand)]
     Log(LogCommand),
+    /// Try rules
+    #[command(subcommand)]
+    Rules(RulesCommand),
+}
+
+#[derive(Subcommand)]
+enum RulesCommand {
+    /// List the episodes that a rule would have raised over recorded data
+    Test(backtest::Args),
 }
 
 #[derive(clap::Args)]
@@ -172,6 +182,10 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Config(ConfigCommand::Show(args)) => {
             print(config::load(args.config.as_deref())?.show()?);
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Rules(RulesCommand::Test(args)) => {
+            print(backtest::run(&args)?);
             Ok(ExitCode::SUCCESS)
         }
         Command::Log(LogCommand::Inspect { data, records }) => {

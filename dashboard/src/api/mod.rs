@@ -188,6 +188,7 @@ pub fn router() -> (Router<Shared>, OpenApi) {
         .routes(routes!(devices::recent))
         .routes(routes!(alerts::alerts))
         .routes(routes!(rules::rules))
+        .routes(routes!(rules::test_rule))
         .routes(routes!(rules::rule, rules::set_rule, rules::remove_rule))
         .routes(routes!(notifications::notifications))
         .routes(routes!(quarantine::quarantine))

@@ -15,7 +15,7 @@ use utoipa::ToSchema;
 use super::error::clip;
 use super::params::Params;
 use super::{ApiError, Shared};
-use crate::control::{Change, Control, ControlError, Place};
+use crate::control::{Change, Control, ControlError, Place, RuleTest, Tested};
 use crate::server::guard::BODY_BYTES_MAX;
 
 /// Most texts of a list in a body.
@@ -62,6 +62,13 @@ impl FromRequestParts<Shared> for Writer {
 }
 
 impl Writer {
+    /// Runs a rule over the log that was kept.
+    ///
+    /// **Errors**: 400 that names the field; 503 if that cannot be done now.
+    pub async fn test_rule(&self, test: RuleTest) -> Result<Tested, ApiError> {
+        self.0.test_rule(test).await.map_err(refused)
+    }
+
     /// Submits a change and says where it stands.
     ///
     /// **Errors**: 400 that names the field; 503 if the log does not take it.
@@ -72,10 +79,7 @@ impl Writer {
         name: String,
         action: &'static str,
     ) -> Result<(StatusCode, Json<Accepted>), ApiError> {
-        let at = self.0.submit(change).await.map_err(|error| match error {
-            ControlError::Invalid { field, message } => ApiError::bad_parameter(&field, message),
-            ControlError::Unavailable(message) => ApiError::busy(message),
-        })?;
+        let at = self.0.submit(change).await.map_err(refused)?;
         tracing::info!(kind, name, action, "a change entered the log");
         let accepted = Accepted {
             kind,
@@ -84,6 +88,13 @@ impl Writer {
             at,
         };
         Ok((StatusCode::ACCEPTED, Json(accepted)))
+    }
+}
+
+fn refused(error: ControlError) -> ApiError {
+    match error {
+        ControlError::Invalid { field, message } => ApiError::bad_parameter(&field, message),
+        ControlError::Unavailable(message) => ApiError::busy(message),
     }
 }
 

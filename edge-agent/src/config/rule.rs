@@ -101,7 +101,8 @@ impl Entry<'_> {
         let declared = serde_json::to_value(&declared).map_err(|e| self.wrong("name", e))?;
         let rule = Rule::from_value(&declared).map_err(|e| self.wrong(&e.field, e.message))?;
         if matches!(rule.kind, Kind::Offline(_)) {
-            let message = "\"offline\" is for the server: an agent cannot see that it is not heard from";
+            let message =
+                "\"offline\" is for the server: an agent cannot see that it is not heard from";
             return Err(self.wrong("kind", message));
         }
         let devices = self.devices()?;
