@@ -317,7 +317,7 @@ fn a_plain_device_is_silent_if_it_is_not_heard_from_while_we_were_there() {
     assert_eq!(a.episodes(), [("firing", 0, None)]);
     a.at(280, &plain("p", &[(280, 1.0)]));
     assert_eq!(a.told(), [(Raised, 0), (Cleared, 0)]);
-    let device = event::DeviceId::new("p").unwrap();
+    let device = DeviceId::new("p").unwrap();
     a.at(281, &Record::Decommission(device).encode());
     for now in [400, 500, 600] {
         a.tick(now);

@@ -14,7 +14,6 @@ impl Oracle {
     /// **Errors**: what is wrong.
     pub fn take_outcome(
         &mut self,
-        number: u64,
         ingest: i64,
         outcome: &Outcome,
         agent: &dyn Fn(&str) -> Option<u16>,

@@ -320,7 +320,7 @@ impl Alerts {
             };
             self.reconcile(place, track, round, p, fx);
         }
-        if let Some(last) = buffer.values.drain(..due).last() {
+        if let Some(last) = buffer.values.drain(..due).next_back() {
             buffer.stepped = Some(last.point);
         }
         self.buffers.len -= due;
