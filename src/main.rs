@@ -44,7 +44,8 @@ enum Command {
     #[command(subcommand)]
     Bench(bench::Command),
     /// Give commands to devices through a running server, and see what becomes of them
-    Command(CommandArgs),
+    #[command(name = "command")]
+    Orders(CommandArgs),
     /// Look at the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -127,7 +128,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let level = match cli.command {
         // The demo's output is its address; the log would push it away.
-        Command::Demo(_) | Command::Command(_) => "warn",
+        Command::Demo(_) | Command::Orders(_) => "warn",
         _ => "info",
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
@@ -193,7 +194,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             })
         }),
         Command::Bench(command) => bench::run(command),
-        Command::Command(args) => block_on(command::run(args.server, args.command)),
+        Command::Orders(args) => block_on(command::run(args.server, args.command)),
         Command::Config(ConfigCommand::Check(args)) => {
             config::load(args.config.as_deref())?.declaration()?;
             print("configuration is right\n");

@@ -64,6 +64,28 @@ pub enum Command {
     /// One command to many devices, a canary first
     #[command(subcommand)]
     Rollout(Rollout),
+    /// The commands that a rule gives
+    #[command(subcommand)]
+    Rule(Rule),
+}
+
+/// `tidewatch command rule …`.
+#[derive(Subcommand)]
+pub enum Rule {
+    /// Its alerts give no commands any more
+    Stop {
+        /// The rule
+        name: String,
+        #[command(flatten)]
+        author: Author,
+    },
+    /// They do again, with a canary first
+    Resume {
+        /// The rule
+        name: String,
+        #[command(flatten)]
+        author: Author,
+    },
 }
 
 /// On or off.
@@ -330,6 +352,14 @@ pub async fn run(server: Server, command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Rollout(Rollout::Stop { id, author }) => {
             let path = ["commands", "rollouts", &id, "stop"];
+            show(&steer(&client, &path, &author).await?, &accepted_text);
+        }
+        Command::Rule(Rule::Stop { name, author }) => {
+            let path = ["rules", &name, "commands", "stop"];
+            show(&steer(&client, &path, &author).await?, &accepted_text);
+        }
+        Command::Rule(Rule::Resume { name, author }) => {
+            let path = ["rules", &name, "commands", "resume"];
             show(&steer(&client, &path, &author).await?, &accepted_text);
         }
         Command::Rollout(Rollout::Resume { id, author }) => {

@@ -109,7 +109,8 @@ impl EdgeAgent {
              max_length = {{ arg = 64 }}\ndir = {:?}\n",
             agent.dir
         );
-        agent.write_config(server, "", &tables);
+        // A clock that it may trust: without, commands wait for the cloud's time and may change places.
+        agent.write_config(server, "clock = \"ntp\"\n", &tables);
         agent
     }
 

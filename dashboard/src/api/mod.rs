@@ -205,6 +205,8 @@ pub fn router() -> (Router<Shared>, OpenApi) {
         .routes(routes!(rollouts::rollout))
         .routes(routes!(rollouts::stop))
         .routes(routes!(rollouts::resume))
+        .routes(routes!(rollouts::stop_rule))
+        .routes(routes!(rollouts::resume_rule))
         .routes(routes!(commands::command))
         .routes(routes!(commands::cancel))
         .routes(routes!(rules::rules))

@@ -333,6 +333,70 @@ pub async fn resume(
     steer(&writer, &shared, id, body, true).await
 }
 
+/// Stop the commands of a rule.
+///
+/// Its alerts go on; they give no commands until somebody resumes them.
+#[utoipa::path(post, path = "/api/v1/rules/{name}/commands/stop", tag = "commands", params(
+    ("name" = String, Path, description = "The rule"),
+), request_body = SteerBody, responses(
+    (status = 202, body = Accepted, description = "Durable; takes effect within about a second"),
+    (status = 400, body = ErrorBody, description = "The rule gives no commands"),
+    (status = 403, body = ErrorBody, description = "Changes are not accepted here, or from that page"),
+    (status = 404, body = ErrorBody, description = "No such rule"),
+    (status = 503, body = ErrorBody, description = "Not ready, or the log takes nothing now"),
+))]
+pub async fn stop_rule(
+    writer: Writer,
+    State(shared): State<Shared>,
+    rule: Result<Path<String>, PathRejection>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<(StatusCode, Json<Accepted>), ApiError> {
+    steer_rule(&writer, &shared, rule, body, false).await
+}
+
+/// Go on with the commands of a rule that a failure or somebody stopped.
+///
+/// They begin with a canary again.
+#[utoipa::path(post, path = "/api/v1/rules/{name}/commands/resume", tag = "commands", params(
+    ("name" = String, Path, description = "The rule"),
+), request_body = SteerBody, responses(
+    (status = 202, body = Accepted, description = "Durable; takes effect within about a second"),
+    (status = 400, body = ErrorBody, description = "The rule gives no commands"),
+    (status = 403, body = ErrorBody, description = "Changes are not accepted here, or from that page"),
+    (status = 404, body = ErrorBody, description = "No such rule"),
+    (status = 503, body = ErrorBody, description = "Not ready, or the log takes nothing now"),
+))]
+pub async fn resume_rule(
+    writer: Writer,
+    State(shared): State<Shared>,
+    rule: Result<Path<String>, PathRejection>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<(StatusCode, Json<Accepted>), ApiError> {
+    steer_rule(&writer, &shared, rule, body, true).await
+}
+
+async fn steer_rule(
+    writer: &Writer,
+    shared: &Shared,
+    rule: Result<Path<String>, PathRejection>,
+    body: Result<Bytes, BytesRejection>,
+    go_on: bool,
+) -> Result<(StatusCode, Json<Accepted>), ApiError> {
+    let body = Body::read(body, &["by", "why"])?;
+    let rule = name(rule, "name")?;
+    let asked = rule.clone();
+    let found = shared.query(move |views| views.rule(&asked)).await?;
+    let found = found.ok_or_else(|| {
+        let message = format!("rule `{}` is not known", clip(&rule));
+        ApiError::not_found(message).with_field("name")
+    })?;
+    if found.get("command").is_none_or(Value::is_null) {
+        let message = format!("rule `{}` gives no commands", clip(&rule));
+        return Err(ApiError::bad_parameter("name", message));
+    }
+    submit_steer(writer, None, Some(rule), &body, go_on).await
+}
+
 async fn steer(
     writer: &Writer,
     shared: &Shared,
@@ -350,9 +414,23 @@ async fn steer(
         let message = format!("rollout `{}` is {}", clip(&found.id), found.state);
         return Err(ApiError::conflict(message).with_field("id"));
     }
+    submit_steer(writer, Some(found.id), None, &body, go_on).await
+}
+
+async fn submit_steer(
+    writer: &Writer,
+    rollout: Option<String>,
+    rule: Option<String>,
+    body: &Body,
+    go_on: bool,
+) -> Result<(StatusCode, Json<Accepted>), ApiError> {
+    let (kind, name) = match (&rollout, &rule) {
+        (Some(id), _) => ("rollout", id.clone()),
+        (None, rule) => ("rule", rule.clone().unwrap_or_default()),
+    };
     let control = CommandControl::Steer {
-        rollout: Some(found.id.clone()),
-        rule: None,
+        rollout,
+        rule,
         go_on,
         by: body.by()?,
         why: body.why()?,
@@ -363,5 +441,5 @@ async fn steer(
         control,
     };
     let action = if go_on { "resumed" } else { "stopped" };
-    writer.submit(change, "rollout", found.id, action).await
+    writer.submit(change, kind, name, action).await
 }

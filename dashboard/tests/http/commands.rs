@@ -323,6 +323,41 @@ async fn a_wrong_rollout_is_refused_by_field() {
 }
 
 #[tokio::test]
+async fn the_commands_of_a_rule_are_steered_by_its_name() {
+    let server = ready().await;
+    let rules = vec![
+        json!({"name": "cools", "command": {"name": "fan"}}),
+        json!({"name": "hot"}),
+    ];
+    server.views.declare(0, Vec::new(), rules);
+    let path = |rule: &str, action: &str| format!("/api/v1/rules/{rule}/commands/{action}");
+    for (action, go_on) in [("stop", false), ("resume", true)] {
+        let body = r#"{"by": "ann", "why": "mended"}"#;
+        let reply = server.write("POST", &path("cools", action), body).await;
+        assert_eq!(reply.status, 202, "{}", reply.text());
+        assert_eq!(
+            (&reply.json()["kind"], &reply.json()["name"]),
+            (&json!("rule"), &json!("cools"))
+        );
+        let expected = Change::CommandControl {
+            partition: Some(0),
+            control: CommandControl::Steer {
+                rollout: None,
+                rule: Some("cools".to_owned()),
+                go_on,
+                by: "ann".to_owned(),
+                why: "mended".to_owned(),
+            },
+        };
+        assert_eq!(server.changes.take(), [expected]);
+    }
+    let none = path("hot", "resume");
+    assert_eq!(refused(&server, "POST", &none, "", 400).await, "name");
+    let none = path("none", "stop");
+    assert_eq!(refused(&server, "POST", &none, "", 404).await, "name");
+}
+
+#[tokio::test]
 async fn rollouts_are_shown_and_steered() {
     let server = ready().await;
     // The fixture has a stopped rollout `d-1`.

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::fixture::start;
 
-const CALLS: [&str; 45] = [
+const CALLS: [&str; 47] = [
     "/api/openapi.json",
     "/api/v1/aggregates",
     "/api/v1/aggregates/{name}",
@@ -38,6 +38,8 @@ const CALLS: [&str; 45] = [
     "/api/v1/quarantine/{id}/release",
     "/api/v1/rules",
     "/api/v1/rules/{name}",
+    "/api/v1/rules/{name}/commands/resume",
+    "/api/v1/rules/{name}/commands/stop",
     "/api/v1/silences",
     "/api/v1/silences/{id}",
     "/api/v1/system",
@@ -131,6 +133,8 @@ async fn every_call_is_described_and_exists() {
         "post /api/v1/quarantine/{id}/release",
         "put /api/v1/rules/{name}",
         "delete /api/v1/rules/{name}",
+        "post /api/v1/rules/{name}/commands/resume",
+        "post /api/v1/rules/{name}/commands/stop",
         "post /api/v1/silences",
         "delete /api/v1/silences/{id}",
         "delete /api/v2/silence/{id}",

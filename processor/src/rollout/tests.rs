@@ -67,9 +67,7 @@ fn short(released: Vec<Released>) -> Vec<(String, Decision)> {
 }
 
 fn sent(ids: &[&str]) -> Vec<(String, Decision)> {
-    ids.iter()
-        .map(|id| ((*id).to_owned(), Decision::Send))
-        .collect()
+    ids.iter().map(|id| ((*id).to_owned(), Send)).collect()
 }
 
 use Decision::{
