@@ -18,5 +18,6 @@ mod kill;
 mod late;
 
 mod alerts;
+mod notifiers;
 
 mod engine;
