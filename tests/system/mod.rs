@@ -19,6 +19,7 @@ mod late;
 
 mod alerts;
 mod commands;
+mod notifiers;
 mod on_call;
 
 mod engine;
