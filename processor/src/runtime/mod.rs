@@ -173,7 +173,7 @@ impl Processor {
             threads.push(thread);
         }
         threads.push({
-            let (stop, behind, failed) = (stop.clone(), behind.clone(), failed.clone());
+            let (stop, behind, failed) = (stop.clone(), behind, failed.clone());
             let stage = stage.clone();
             std::thread::Builder::new()
                 .name("alerting".to_owned())
