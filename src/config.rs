@@ -1,24 +1,27 @@
 //! Configuration: defaults, then a TOML file, then the environment, then flags. Merged once, checked once,
 //! passed by value.
 
+mod alerting;
+mod notifiers;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use alerting::{AlertingConfig, InhibitConfig, MaintenanceConfig, RouteConfig};
 use anyhow::{Context, bail, ensure};
 use event::aggregate::{AGGREGATES_MAX, ALL_METRICS};
 use event::{AggregateSpec, Declaration, Function, Retention};
-use ingest::settings::Secret;
-use processor::webhook::Target;
+use notifiers::NotifierConfig;
+use notify::Target;
 use rules::{Rule, parse_duration};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 /// Largest configuration file, bytes.
 const FILE_BYTES_MAX: u64 = 1 << 20;
-/// Most rules and most webhooks.
+/// Most rules.
 const RULES_MAX: usize = 1000;
-const WEBHOOKS_MAX: usize = 32;
 /// Microseconds.
 const HOUR: i64 = 3_600_000_000;
 const DAY: i64 = 24 * HOUR;
@@ -55,8 +58,16 @@ pub struct Config {
     pub aggregates: Vec<AggregateConfig>,
     /// What raises alerts.
     pub rules: Vec<Table>,
-    /// Where alerts go.
-    pub webhooks: Vec<WebhookConfig>,
+    /// What becomes of alerts.
+    pub alerting: AlertingConfig,
+    /// Who hears of which alerts.
+    pub routes: Vec<RouteConfig>,
+    /// Which alerts explain others.
+    pub inhibit: Vec<InhibitConfig>,
+    /// Times of the week at which alerts are expected.
+    pub maintenance: Vec<MaintenanceConfig>,
+    /// Who is told of alerts.
+    pub notifiers: Vec<NotifierConfig>,
 }
 
 impl Default for Config {
@@ -70,7 +81,11 @@ impl Default for Config {
             dashboard: dashboard::Settings::default(),
             aggregates: Vec::new(),
             rules: Vec::new(),
-            webhooks: Vec::new(),
+            alerting: AlertingConfig::default(),
+            routes: Vec::new(),
+            inhibit: Vec::new(),
+            maintenance: Vec::new(),
+            notifiers: Vec::new(),
         }
     }
 }
@@ -171,25 +186,6 @@ fn ten_seconds() -> String {
     "10s".to_owned()
 }
 
-/// One webhook: url and one of `secret`, `secret_env`, `secret_file`, or none of them.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct WebhookConfig {
-    /// Its name in the delivery log.
-    pub name: String,
-    /// Where to POST.
-    pub url: String,
-    /// `whsec_…` itself.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub secret: Option<Secret>,
-    /// The environment variable that holds it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub secret_env: Option<String>,
-    /// The file that holds it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub secret_file: Option<PathBuf>,
-}
-
 /// Reads file and environment over the defaults.
 ///
 /// **Errors**: a file that cannot be read, an unknown key (with the nearest valid one), a wrong value.
@@ -208,10 +204,10 @@ fn merge(
         example(&["name", "metric", "group_by", "window", "hop", "functions"]),
     );
     known.insert("rules".to_owned(), example(&rules::fields()));
-    known.insert(
-        "webhooks".to_owned(),
-        example(&["name", "url", "secret", "secret_env", "secret_file"]),
-    );
+    known.insert("notifiers".to_owned(), example(&notifiers::KEYS));
+    for (name, keys) in alerting::known() {
+        known.insert(name.to_owned(), keys);
+    }
     let mut table = Table::new();
     if let Some(path) = file {
         let shown = path.display();
@@ -227,6 +223,7 @@ fn merge(
         table = text
             .parse()
             .with_context(|| format!("{shown} is not valid TOML"))?;
+        notifiers::refuse_former_table(&table).with_context(|| format!("in {shown}"))?;
         check_keys(&table, &known, "").with_context(|| format!("in {shown}"))?;
     }
     from_environment(&mut table, &known, environment)?;
@@ -455,54 +452,11 @@ impl Config {
         })
     }
 
-    /// Webhooks with their secrets.
+    /// Notifiers with their secrets.
     ///
-    /// **Errors**: which one is wrong; never its secret.
+    /// **Errors**: which one is wrong, in which key, and how it would be right; never its secret.
     pub fn targets(&self) -> anyhow::Result<Vec<Target>> {
-        ensure!(
-            self.webhooks.len() <= WEBHOOKS_MAX,
-            "webhooks: at most {WEBHOOKS_MAX}"
-        );
-        let mut targets: Vec<Target> = Vec::new();
-        for w in &self.webhooks {
-            let place = || format!("webhook {:?}", w.name);
-            ensure!(
-                !w.name.is_empty(),
-                "webhook with url {:?}: name is empty",
-                w.url
-            );
-            ensure!(
-                !targets.iter().any(|t| t.name == w.name),
-                "{} is declared twice",
-                place()
-            );
-            let secret = match (&w.secret, &w.secret_env, &w.secret_file) {
-                (None, None, None) => None,
-                (Some(secret), None, None) => Some(secret.expose().to_owned()),
-                (None, Some(name), None) => Some(
-                    std::env::var(name)
-                        .with_context(|| format!("{}: secret_env {name}", place()))?,
-                ),
-                (None, None, Some(path)) => Some(
-                    std::fs::read_to_string(path)
-                        .with_context(|| format!("{}: secret_file {}", place(), path.display()))?
-                        .trim()
-                        .to_owned(),
-                ),
-                _ => bail!(
-                    "{}: give only one of secret, secret_env, secret_file",
-                    place()
-                ),
-            };
-            let target = Target {
-                name: w.name.clone(),
-                url: w.url.clone(),
-                secret,
-            };
-            target.check().with_context(place)?;
-            targets.push(target);
-        }
-        Ok(targets)
+        notifiers::targets(&self.notifiers)
     }
 
     /// Settings of the processor.
@@ -524,9 +478,24 @@ impl Config {
             )?,
             log_keep: duration("log.keep", &self.log.keep, 0)?,
             log_keep_bytes: self.log.keep_bytes,
+            alerting: self.alerting_settings()?,
             targets: self.targets()?,
             ..processor::runtime::Settings::default()
         })
+    }
+
+    /// What becomes of alerts.
+    ///
+    /// **Errors**: which table is wrong, in which field, and how it would be right.
+    pub fn alerting_settings(&self) -> anyhow::Result<processor::alerting::Settings> {
+        let notifiers = self.targets()?.into_iter().map(|t| t.name);
+        alerting::settings(
+            &self.alerting,
+            &self.routes,
+            &self.inhibit,
+            &self.maintenance,
+            &notifiers.collect::<Vec<_>>(),
+        )
     }
 
     /// How long results are kept.
@@ -583,7 +552,7 @@ impl Config {
 mod tests {
     use super::*;
 
-    fn check(text: &str, env: &[(&str, &str)]) -> anyhow::Result<Config> {
+    pub(super) fn check(text: &str, env: &[(&str, &str)]) -> anyhow::Result<Config> {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), text).unwrap();
         let env = env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
@@ -591,7 +560,7 @@ mod tests {
     }
 
     #[track_caller]
-    fn refused(text: &str, env: &[(&str, &str)], expected: &str) {
+    pub(super) fn refused(text: &str, env: &[(&str, &str)], expected: &str) {
         let error = format!("{:#}", check(text, env).unwrap_err());
         assert!(error.contains(expected), "{error}");
     }
@@ -674,9 +643,9 @@ mod tests {
             "unknown key \"log.partition\"; the nearest valid one is \"partitions\"",
         );
         refused(
-            "[[webhooks]]\nname = \"a\"\nlink = \"x\"",
+            "[[notifiers]]\nname = \"a\"\nrate_per_min = 1",
             &[],
-            "unknown key \"webhooks.link\"",
+            "unknown key \"notifiers.rate_per_min\"; the nearest valid one is \"rate_per_minute\"",
         );
         refused("[ingest]\nlissten = \"x\"", &[], "lissten");
         refused("", &[("TIDEWATCH_DTA", "x")], "TIDEWATCH_DATA");
@@ -703,11 +672,6 @@ mod tests {
             "[[rules]]\nname = \"r\"\nmetric = \"t\"\nraise = 1.0\nclear = 2.0",
             &[],
             "clear",
-        );
-        refused(
-            "[[webhooks]]\nname = \"w\"\nurl = \"nowhere\"",
-            &[],
-            "webhook \"w\": url",
         );
         refused(
             "[processor]\ncheckpoint_every = \"soon\"",
@@ -808,17 +772,6 @@ mod tests {
             error.contains("/no/such.toml") && error.contains("--config"),
             "{error}"
         );
-    }
-
-    #[test]
-    fn secrets_are_not_shown() {
-        let c = check(
-            "[[webhooks]]\nname = \"w\"\nurl = \"https://x/\"\nsecret = \"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\"",
-            &[],
-        )
-        .unwrap();
-        assert!(!c.show().unwrap().contains("MfKQ"));
-        assert!(!format!("{c:?}").contains("MfKQ"));
     }
 
     #[test]

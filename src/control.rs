@@ -1,12 +1,17 @@
 //! Changes at run time: from the API into the event log.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use dashboard::control::{Change, Control, ControlError, Place, RuleTest, Submitted, Testing};
-use event::Record;
+use dashboard::control::{
+    Change, Control, ControlError, Place, Resent, RuleTest, Submitted, Testing,
+};
+use event::operate::OPERATION_BYTES_MAX;
+use event::{Operation, Record};
 use eventlog::{Error, Log, PartitionId};
+use processor::alerting::Matchers;
+use processor::outbox::{Outbox, ResendError};
 use rules::Rule;
 use serde_json::Value;
 use tokio::sync::Mutex;
@@ -20,6 +25,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub struct LogControl {
     log: Log,
     turn: Arc<Mutex<()>>,
+    /// There once the processor runs.
+    outbox: OnceLock<Outbox>,
     /// One test of a rule at a time: it may read the whole log.
     tests: Arc<Mutex<()>>,
 }
@@ -30,7 +37,36 @@ impl LogControl {
         Self {
             log,
             turn: Arc::default(),
+            outbox: OnceLock::new(),
             tests: Arc::default(),
+        }
+    }
+
+    /// From now on messages can be sent again.
+    pub fn set_outbox(&self, outbox: Outbox) {
+        // There is one processor in a life; a second call would name the same.
+        let _ = self.outbox.set(outbox);
+    }
+
+    async fn resend_message(&self, id: String) -> Result<String, ControlError> {
+        let Some(outbox) = self.outbox.get().cloned() else {
+            return Err(unavailable("the server is still starting; try again soon"));
+        };
+        let resent = tokio::task::spawn_blocking(move || outbox.resend(&id)).await;
+        let error = match resent {
+            Ok(Ok(id)) => return Ok(id),
+            Ok(Err(error)) => error,
+            Err(error) => error.into(),
+        };
+        match error.downcast_ref::<ResendError>() {
+            Some(reason @ ResendError::NotFound) => Err(ControlError::NotFound(reason.to_string())),
+            Some(reason) => Err(ControlError::Conflict(reason.to_string())),
+            None => {
+                tracing::error!("failed to send a message again: {error:#}");
+                Err(unavailable(
+                    "it cannot be saved now (a full disk?); try again later",
+                ))
+            }
         }
     }
 
@@ -48,7 +84,16 @@ impl LogControl {
             Change::Decommission { partitions, device } => {
                 (partitions, Record::Decommission(device))
             }
+            Change::Operate(operation) => {
+                check_operation(&operation)?;
+                (vec![0], Record::Operate(operation.to_json()))
+            }
             Change::Release { partition, release } => (vec![partition], Record::Release(release)),
+            Change::Command { partition, order } => (vec![partition], Record::Command(order)),
+            Change::CommandControl { partition, control } => (
+                partition.map_or_else(|| self.all(), |p| vec![p]),
+                Record::CommandControl(control),
+            ),
         })
     }
 
@@ -84,6 +129,10 @@ impl Control for LogControl {
         Box::pin(self.append(change))
     }
 
+    fn resend(&self, id: String) -> Resent<'_> {
+        Box::pin(self.resend_message(id))
+    }
+
     fn test_rule(&self, test: RuleTest) -> Testing<'_> {
         let (log, tests) = (self.log.clone(), self.tests.clone());
         Box::pin(async move {
@@ -98,6 +147,26 @@ impl Control for LogControl {
                 .unwrap_or_else(|_| Err(unavailable("the test did not end")))
         })
     }
+}
+
+/// What alerting would skip is refused here, where somebody hears of it.
+fn check_operation(operation: &Operation) -> Result<(), ControlError> {
+    let invalid = |field: &str, message: String| ControlError::Invalid {
+        field: field.to_owned(),
+        message,
+    };
+    operation
+        .check()
+        .map_err(|error| invalid(error.field, error.message))?;
+    if let Operation::Silence { spec, .. } = operation {
+        Matchers::new(&spec.matchers).map_err(|message| invalid("matchers", message))?;
+    }
+    let size = operation.to_json().len();
+    if size > OPERATION_BYTES_MAX {
+        let message = format!("has {size} bytes in the log; at most {OPERATION_BYTES_MAX} fit");
+        return Err(invalid("body", message));
+    }
+    Ok(())
 }
 
 fn unavailable(message: &str) -> ControlError {

@@ -141,6 +141,7 @@ fn describe(bytes: &[u8]) -> String {
             r.hours / 1_000_000,
             r.days / 1_000_000
         ),
+        Ok(RecordRef::Other(Record::Operate(json))) => format!("operation {json}"),
         Ok(RecordRef::Other(Record::Release(r))) => {
             format!(
                 "release of quarantined {} ({} bytes), times moved by {} s",
@@ -149,6 +150,11 @@ fn describe(bytes: &[u8]) -> String {
                 r.shift as f64 / 1e6
             )
         }
+        Ok(RecordRef::Other(Record::Command(o))) => format!(
+            "command {} {:?} for device {} by {:?}",
+            o.id, o.name, o.device, o.by
+        ),
+        Ok(RecordRef::Other(Record::CommandControl(c))) => format!("command control {c:?}"),
         Ok(RecordRef::Other(Record::Batch(_))) => "batch".to_owned(),
         Err(error) => format!("record that does not decode: {error}"),
     }

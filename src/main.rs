@@ -4,10 +4,13 @@ mod allocator;
 mod backtest;
 mod bench;
 mod clock;
+mod command;
 mod config;
 mod control;
 mod demo;
+mod detect;
 mod inspect;
+mod notifiers;
 mod server;
 
 use std::io::{IsTerminal, Write};
@@ -39,15 +42,26 @@ enum Command {
     Simulate(Box<simulator::cli::Args>),
     /// Compare a server's windows with the truth of a simulated run
     Verify(simulator::cli::VerifyArgs),
+    /// Find anomalies in a recorded series: timestamp,value in, anomaly_score out
+    ///
+    /// The detector of rules of the kind "anomaly", with their options. It reads each row once, in constant
+    /// memory.
+    Detect(detect::Args),
     /// Measure this machine
     #[command(subcommand)]
     Bench(bench::Command),
+    /// Give commands to devices through a running server, and see what becomes of them
+    #[command(name = "command")]
+    Orders(CommandArgs),
     /// Look at the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
     /// Look at the event log
     #[command(subcommand)]
     Log(LogCommand),
+    /// Look after those who are told of alerts
+    #[command(subcommand)]
+    Notify(NotifyCommand),
     /// Try rules
     #[command(subcommand)]
     Rules(RulesCommand),
@@ -81,6 +95,14 @@ struct ConfigArgs {
     config: Option<PathBuf>,
 }
 
+#[derive(clap::Args)]
+struct CommandArgs {
+    #[command(flatten)]
+    server: command::Server,
+    #[command(subcommand)]
+    command: command::Command,
+}
+
 #[derive(Subcommand)]
 enum ConfigCommand {
     /// Say whether file and environment are right
@@ -105,11 +127,24 @@ enum LogCommand {
     },
 }
 
+#[derive(Subcommand)]
+enum NotifyCommand {
+    /// Send one test message to a notifier of the configuration and print what comes back
+    ///
+    /// It is a real message: a pager rings. PagerDuty, Opsgenie and Jira keep it open until somebody closes it.
+    Test {
+        /// Its name
+        name: String,
+        #[command(flatten)]
+        config: ConfigArgs,
+    },
+}
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let level = match cli.command {
         // The demo's output is its address; the log would push it away.
-        Command::Demo(_) => "warn",
+        Command::Demo(_) | Command::Orders(_) => "warn",
         _ => "info",
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
@@ -174,7 +209,9 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
                 ExitCode::FAILURE
             })
         }),
+        Command::Detect(args) => detect::run(&args),
         Command::Bench(command) => bench::run(command),
+        Command::Orders(args) => block_on(command::run(args.server, args.command)),
         Command::Config(ConfigCommand::Check(args)) => {
             config::load(args.config.as_deref())?.declaration()?;
             print("configuration is right\n");
@@ -183,6 +220,10 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Config(ConfigCommand::Show(args)) => {
             print(config::load(args.config.as_deref())?.show()?);
             Ok(ExitCode::SUCCESS)
+        }
+        Command::Notify(NotifyCommand::Test { name, config }) => {
+            let config = config::load(config.config.as_deref())?;
+            block_on(notifiers::test(config.targets()?, name))
         }
         Command::Rules(RulesCommand::Test(args)) => {
             print(backtest::run(&args)?);

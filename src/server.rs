@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use bytes::Bytes;
-use event::{Declaration, Record, Retention};
+use event::{AgentId, Declaration, Record, Retention};
 use eventlog::{Log, PartitionId};
-use processor::runtime::Processor;
+use processor::runtime::{Downlink, Processor};
 use tokio_util::sync::CancellationToken;
 use views::Views;
 
@@ -107,7 +107,7 @@ pub async fn serve(
         Arc::new(move || steady.now())
     };
     let declaration = config.declaration()?;
-    let settings = config.processor_settings()?;
+    let mut settings = config.processor_settings()?;
     let retention = config.retention()?;
     dashboard::metrics::install();
 
@@ -168,6 +168,7 @@ pub async fn serve(
     page.views
         .expect(declaration.aggregates.clone(), rules.collect());
     let failed = CancellationToken::new();
+    settings.downlink = Some(downlink(ingest.downlink()));
     let processor = {
         let (log, views, failed) = (log.clone(), page.views.clone(), failed.clone());
         tokio::task::spawn_blocking(move || {
@@ -177,6 +178,7 @@ pub async fn serve(
         .context("starting the processor was interrupted")?
         .context("failed to start the processor")?
     };
+    page.control.set_outbox(processor.outbox().clone());
     let stop_ingest = CancellationToken::new();
     let mut ingest = tokio::spawn(ingest.run(stop_ingest.clone()));
     ready(addresses);
@@ -225,6 +227,19 @@ pub async fn serve(
     }
 }
 
+/// Commands go to their agents as acks do. Of one that is not handed over nothing is left here: the processor
+/// gives it again.
+fn downlink(to: ingest::Downlink) -> Downlink {
+    Downlink::new(move |send| {
+        let Ok(agent) = AgentId::new(&send.agent) else {
+            return false;
+        };
+        let payload = send.command.encode().into();
+        to.send(&agent, &event::topic::command(&agent), payload)
+            .is_ok()
+    })
+}
+
 /// Puts into every partition what the configuration says of results. Blocks the thread.
 fn declare(log: &Log, what: &Declaration, retention: Retention) -> Result<(), eventlog::Error> {
     let record = Bytes::from(Record::Retain(retention).encode());
@@ -237,6 +252,7 @@ fn declare(log: &Log, what: &Declaration, retention: Retention) -> Result<(), ev
 /// The views and the server that shows them.
 struct Page {
     views: Arc<Views>,
+    control: Arc<LogControl>,
     address: SocketAddr,
     stop: CancellationToken,
     task: tokio::task::JoinHandle<()>,
@@ -252,11 +268,12 @@ impl Page {
         let control = Arc::new(LogControl::new(log.clone()));
         let dashboard = dashboard::Dashboard::bind(settings.clone(), views.clone())
             .await?
-            .with_control(control);
+            .with_control(control.clone());
         let (address, stop) = (dashboard.local_addr(), CancellationToken::new());
         let task = tokio::spawn(dashboard.run(stop.clone()));
         Ok(Self {
             views,
+            control,
             address,
             stop,
             task,

@@ -16,7 +16,11 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("views", &["event"]),
     ("edge-agent", &["event", "rules"]),
     ("ingest", &["event", "eventlog"]),
-    ("processor", &["event", "eventlog", "rules", "views"]),
+    ("notify", &[]),
+    (
+        "processor",
+        &["event", "eventlog", "notify", "rules", "views"],
+    ),
     ("dashboard", &["event", "views"]),
     ("simulator", &["event"]),
     ("tests/model", &[]),
@@ -41,11 +45,20 @@ const ONLY: &[(&str, &[&str])] = &[
     ("axum", &["dashboard"]),
     // The harness gives the real buffer a disk in memory.
     ("redb", &["edge-agent", "eventlog", "harness"]),
-    ("reqwest", &["processor"]),
+    ("reqwest", &["notify"]),
 ];
 
 /// Where neither clocks nor randomness nor threads nor I/O may be.
-const PURE: &[&str] = &["event/src", "rules/src", "views/src", "processor/src/core"];
+const PURE: &[&str] = &[
+    "event/src",
+    "rules/src",
+    "views/src",
+    "notify/src/format",
+    "processor/src/core",
+    "processor/src/alerting",
+    "processor/src/outbox/queue",
+    "processor/src/rollout",
+];
 const BANNED_IN_PURE: &[&str] = &[
     "SystemTime",
     "Instant",

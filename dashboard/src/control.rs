@@ -4,7 +4,7 @@
 use std::future::Future;
 use std::pin::Pin;
 
-use event::{AggregateSpec, DeviceChange, DeviceId, Release};
+use event::{AggregateSpec, CommandControl, DeviceChange, DeviceId, Operation, Order, Release};
 use serde::Serialize;
 use utoipa::ToSchema;
 use views::model::Time;
@@ -41,6 +41,22 @@ pub enum Change {
         /// What.
         release: Release,
     },
+    /// What an operator does about alerts, not yet checked. In partition 0.
+    Operate(Operation),
+    /// A command to a device. Checked.
+    Command {
+        /// The partition that knows the device.
+        partition: u16,
+        /// What.
+        order: Order,
+    },
+    /// What steers commands. Checked.
+    CommandControl {
+        /// The partition that it is for; none: all of them.
+        partition: Option<u16>,
+        /// What.
+        control: CommandControl,
+    },
 }
 
 /// A place in the log.
@@ -67,11 +83,20 @@ pub enum ControlError {
     /// change twice is the same as once.
     #[error("{0}")]
     Unavailable(String),
+    /// What it is about is not there.
+    #[error("{0}")]
+    NotFound(String),
+    /// As things are it would do harm, or nothing.
+    #[error("{0}")]
+    Conflict(String),
 }
 
 /// The answer that is waited for.
 pub type Submitted<'a> =
     Pin<Box<dyn Future<Output = Result<Vec<Place>, ControlError>> + Send + 'a>>;
+
+/// The id of what is sent again.
+pub type Resent<'a> = Pin<Box<dyn Future<Output = Result<String, ControlError>> + Send + 'a>>;
 
 /// A rule over the log that the server has kept.
 #[derive(Debug, Clone, PartialEq)]
@@ -123,13 +148,19 @@ pub struct Tested {
 /// The answer to a [`RuleTest`] that is waited for.
 pub type Testing<'a> = Pin<Box<dyn Future<Output = Result<Tested, ControlError>> + Send + 'a>>;
 
-/// Appends changes to the log.
+/// Appends changes to the log, asks the outbox for what is no change of any result, and tries rules.
 pub trait Control: Send + Sync {
     /// Appends a change to the partitions that it concerns. Resolves when it is durable in all of them.
     /// All partitions get all changes of aggregates and rules in the same order.
     ///
     /// **Errors**: see [`ControlError`].
     fn submit(&self, change: Change) -> Submitted<'_>;
+
+    /// Sends the notification with this id again. Resolves when that is durable, with the id of its row in the
+    /// delivery log.
+    ///
+    /// **Errors**: see [`ControlError`].
+    fn resend(&self, id: String) -> Resent<'_>;
 
     /// Runs a rule over the log that was kept; nothing changes.
     ///

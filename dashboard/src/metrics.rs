@@ -4,6 +4,7 @@
 //! The values of the views are written here and do not go through the recorder: it belongs to the
 //! whole process, and would go on showing labels that no longer exist. No label is ever a device.
 
+use std::collections::BTreeMap;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use metrics::{Unit, describe_counter, describe_histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio_util::sync::CancellationToken;
 use views::Views;
-use views::model::{Alert, Overview};
+use views::model::Overview;
 
 use crate::exposition::{Exposition, Kind};
 
@@ -78,7 +79,7 @@ pub fn render(views: &Views, viewers: usize) -> String {
     server(&mut out, views, viewers);
     ledger(&mut out, &overview, views);
     fleet(&mut out, &overview);
-    alerts(&mut out, &views.alerts(None, None, usize::MAX).items);
+    alerts(&mut out, &views.alert_counts());
     partitions(&mut out, views);
     let recorded = HANDLE.get().and_then(Option::as_ref);
     out.with(&recorded.map(PrometheusHandle::render).unwrap_or_default())
@@ -220,7 +221,7 @@ fn due_completeness(overview: &Overview) -> Option<f64> {
     window.completeness
 }
 
-fn alerts(out: &mut Exposition, alerts: &[Alert]) {
+fn alerts(out: &mut Exposition, counts: &BTreeMap<(&str, &str), u64>) {
     let mut family = out.family(
         "tidewatch_alerts",
         Kind::Gauge,
@@ -228,8 +229,7 @@ fn alerts(out: &mut Exposition, alerts: &[Alert]) {
     );
     for state in ["pending", "firing", "resolved"] {
         for severity in ["critical", "error", "warning", "info"] {
-            let fits = |a: &&Alert| a.state == state && a.severity == severity;
-            let n = alerts.iter().filter(fits).count();
+            let n = counts.get(&(state, severity)).copied().unwrap_or_default();
             family.value(&[("state", state), ("severity", severity)], n);
         }
     }

@@ -2,7 +2,7 @@
 //! standard input and talks to a cloud in this process.
 //!
 //! `TIDEWATCH_AGENT=$(deploy/build-agent x86_64-unknown-linux-gnu) cargo test -p edge-agent --bench agent`
-//! measures all; names behind `--` choose: size, idle, rates, accept, backlog. Each figure is a line of JSON.
+//! measures all; names behind `--` choose: size, idle, rates, accept, backlog, rule. Each figure is a line of JSON.
 //! (`cargo bench` does the same; this program itself need not be fast.)
 //! CPU time is what counts: the wall clock depends on what else the machine does. Temporary files go where
 //! TMPDIR says, which must be a disk: the system counts no bytes that are written to memory.
@@ -17,14 +17,16 @@ mod program;
 
 use std::fmt::Write as _;
 use std::io::Write as _;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::Path;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use cloud::{Cloud, Faults, Manners};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use rumqttc::mqttbytes::v4::ConnectReturnCode;
+use rustix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
 
 const DEVICES: usize = 10;
@@ -260,7 +262,7 @@ fn accept(name: &str, config: &str, text: &str, socket: Option<&str>) -> Value {
         &format!("[buffer]\nbytes_max = 2000000000\n{config}"),
     );
     let before = agent.cpu();
-    let mut stream = socket.map(|_| std::os::unix::net::UnixStream::connect(&path).unwrap());
+    let mut stream = socket.map(|_| UnixStream::connect(&path).unwrap());
     for _ in 0..EVENTS / (ROUND * 100) {
         match &mut stream {
             Some(stream) => stream.write_all(text.as_bytes()).unwrap(),
@@ -351,11 +353,97 @@ fn backlog(chunk: usize) -> Value {
     })
 }
 
+/// First argument of this program when it is the program that a rule runs.
+const RAN: &str = "ran";
+
+/// As the program that a rule runs: says when it began, and of which device it was told.
+fn ran(mut args: impl Iterator<Item = String>) {
+    let now = monotonic_us();
+    let (path, device) = (args.next().unwrap(), args.next().unwrap());
+    let socket = UnixDatagram::unbound().unwrap();
+    let text = format!("{now} {device}");
+    socket.send_to(text.as_bytes(), path).unwrap();
+}
+
+/// The same clock for all processes.
+fn monotonic_us() -> i64 {
+    let time = clock_gettime(ClockId::Monotonic);
+    time.tv_sec * 1_000_000 + time.tv_nsec / 1000
+}
+
+/// How long it takes from a reading that is written to the agent's socket to the first line of the program
+/// that a rule runs because of it. In that time the agent stores that the program starts.
+fn rule() -> Value {
+    const RUNS: usize = 500;
+    let cloud = Cloud::start(Faults::default(), 1);
+    let dir = tempfile::tempdir().unwrap();
+    let (readings, told) = (dir.path().join("readings"), dir.path().join("told"));
+    let program = std::env::current_exe().unwrap();
+    let agent = Agent::start(
+        &cloud,
+        &format!(
+            "[[source]]\nkind = \"socket\"\nlisten = \"unix-stream://{}\"\nformat = \"line\"\n\
+             [[command]]\nname = \"note\"\nprogram = {program:?}\nargs = [{RAN:?}, {told:?}, \"{{dev}}\"]\n\
+             max_length = {{ dev = 64 }}\nmax_per_hour = 1000\n\
+             [[rule]]\nname = \"hot\"\nmetric = \"room.t\"\nraise = 80\nclear = 75\nrun = \"note\"\n\
+             args = {{ dev = \"{{device}}\" }}\n",
+            readings.display(),
+        ),
+    );
+    let ear = UnixDatagram::bind(&told).unwrap();
+    ear.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    let mut buffer = [0; 100];
+    let mut heard = |device: &str| -> i64 {
+        let n = ear.recv(&mut buffer).unwrap();
+        let text = std::str::from_utf8(&buffer[..n]).unwrap();
+        let (began, of) = text.split_once(' ').unwrap();
+        assert_eq!(of, device);
+        began.parse().unwrap()
+    };
+    let mut stream = UnixStream::connect(&readings).unwrap();
+    let (mut by_rule, mut alone) = (Vec::new(), Vec::new());
+    for n in 0..RUNS {
+        // A rule may fire ten times a minute on a device.
+        let device = format!("sensor-{n:04}");
+        let written = monotonic_us();
+        writeln!(stream, "room,device={device} t=81.5").unwrap();
+        by_rule.push(heard(&device) - written);
+        // What of it is the start of this program.
+        let started = monotonic_us();
+        let mut child = Command::new(&program)
+            .args([RAN.as_ref(), told.as_os_str(), device.as_ref()])
+            .spawn()
+            .unwrap();
+        alone.push(heard(&device) - started);
+        child.wait().unwrap();
+        // Readings come now and then; a storm is held back on purpose.
+        std::thread::sleep(Duration::from_millis(150));
+    }
+    by_rule.sort_unstable();
+    alone.sort_unstable();
+    let ms = |times: &[i64], percent: usize| {
+        let at = (times.len() * percent).div_ceil(100).max(1) - 1;
+        round(times[at] as f64 / 1000.0)
+    };
+    drop(agent);
+    json!({
+        "runs": RUNS,
+        "reading_to_program_ms_p50": ms(&by_rule, 50),
+        "reading_to_program_ms_p99": ms(&by_rule, 99),
+        "program_alone_ms_p50": ms(&alone, 50),
+        "program_alone_ms_p99": ms(&alone, 99),
+    })
+}
+
 fn round(x: f64) -> f64 {
     (x * 1000.0).round() / 1000.0
 }
 
 fn main() {
+    let mut args = std::env::args().skip(1);
+    if args.next().as_deref() == Some(RAN) {
+        return ran(args);
+    }
     let chosen: Vec<String> = std::env::args()
         .skip(1)
         .filter(|a| !a.starts_with("--"))
@@ -377,6 +465,9 @@ fn main() {
         for figures in accept_all() {
             print("accept", figures);
         }
+    }
+    if is_chosen("rule") {
+        print("rule", rule());
     }
     if is_chosen("backlog") {
         for chunk in [18_000, 200_000] {

@@ -48,7 +48,8 @@ pub struct Report {
 /// A full disk is waited for.
 ///
 /// **Errors**: the buffer cannot be opened, or fails while it is in use; with `exit_when_done`, once
-/// all else is done, a source could not be read; a part of the agent panicked.
+/// all else is done, a source could not be read, or readings have no time because neither this machine nor
+/// the cloud tells it (they stay in the buffer); a part of the agent panicked.
 pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Result<Report> {
     let clock = Clock::new(settings.clock);
     let Some(opened) = open_when_there_is_room(&settings, &clock, &shutdown).await? else {
@@ -220,11 +221,17 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
     if !link_ended && tokio::time::timeout(LINK_END_MAX, link).await.is_err() {
         tracing::warn!("the connection did not end in time");
     }
-    result.context("keep the buffer")?;
+    let unplaced = result.context("keep the buffer")?;
     let done = done && !shutdown.is_cancelled();
     let panicked = failed.first().is_some_and(|e| !e.is::<Unreadable>());
     match failed.into_iter().next() {
         Some(error) if done || panicked => Err(error),
+        None if done && unplaced > 0 => Err(anyhow!(
+            "{unplaced} readings could not be sent: this machine's clock is not set, and the server tells no \
+             time. They stay in {} and are sent by a later start that knows the time; if the clock is right, \
+             say who keeps it so, as clock = \"ntp\" or \"rtc\"",
+            settings.data_dir.display()
+        )),
         _ => Ok(Report { done }),
     }
 }
@@ -292,7 +299,10 @@ fn core(settings: &Settings, buffer: Buffer) -> Core {
 }
 
 /// The keeper's thread; its result comes through the channel.
-fn spawn(keeper: Keeper, core: Core) -> anyhow::Result<oneshot::Receiver<Result<(), BufferError>>> {
+fn spawn(
+    keeper: Keeper,
+    core: Core,
+) -> anyhow::Result<oneshot::Receiver<Result<u64, BufferError>>> {
     let (tell, kept) = oneshot::channel();
     std::thread::Builder::new()
         .name("keeper".to_owned())

@@ -126,6 +126,8 @@ impl Core {
         until: EventTime,
     ) -> Result<Option<Placed>, BufferError> {
         self.buffer.note_offset(boot_id, offset_us);
+        // Placing makes room, too.
+        self.buffer.sending(self.session.sending());
         let placed = self.buffer.place(boot_id, until)?;
         if placed.is_some() {
             // What was placed is of the past: it waits its turn under the cloud's budget.
@@ -158,8 +160,8 @@ impl Core {
     }
 
     /// Takes the present time; see [`Buffer::set_clock`].
-    pub fn set_clock(&mut self, monotonic: Duration, wall: Option<EventTime>) {
-        self.buffer.set_clock(monotonic, wall);
+    pub fn set_clock(&mut self, monotonic: Duration, boottime: Duration, wall: Option<EventTime>) {
+        self.buffer.set_clock(monotonic, boottime, wall);
     }
 
     /// Drops what is too old; see [`Buffer::expire`].
@@ -221,6 +223,9 @@ impl Core {
         payload: &[u8],
     ) -> Result<(u64, Ack), AckError> {
         let mut ack = Ack::decode(payload)?;
+        // A range that ends before it begins names nothing.
+        ack.ranges.retain(|r| r.first <= r.last);
+        ack.refused.retain(|r| r.range.first <= r.range.last);
         if ack.incarnation != self.buffer.incarnation() {
             // It answers a transmission of an earlier life: what it names is durable all the same, but its
             // number says nothing about a transmission of this life.

@@ -103,7 +103,7 @@ impl Health {
     pub(crate) fn acked(&self, now: Duration, refused: u64) {
         let mut state = self.state();
         state.last_ack_at = Some(now);
-        state.refused += refused;
+        state.refused = state.refused.saturating_add(refused);
     }
 
     pub(crate) fn disk_is_full(&self, full: bool) {

@@ -42,6 +42,9 @@ const TIMELESS_ANSWERS_MAX: u32 = 3;
 /// While events wait for the clock to be set, look again after this time.
 const CLOCK_WAIT: Duration = Duration::from_secs(2);
 
+/// At the end, with nothing left but readings without a time, somebody may tell it for so long.
+const LAST_CLOCK_WAIT: Duration = Duration::from_secs(30);
+
 /// On a full disk, look for room again after this time.
 pub(crate) const FULL_WAIT: Duration = Duration::from_secs(5);
 /// A full disk is not reported again before this time.
@@ -96,7 +99,8 @@ pub(crate) struct Full {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Running,
-    /// Everything is to be sent first, however long it takes.
+    /// Everything is to be sent first, however long it takes; only readings without a time are left for a
+    /// later start when nobody tells it.
     Finishing,
     /// The monotonic time by which to end.
     Stopping(Duration),
@@ -104,11 +108,11 @@ enum Phase {
 
 impl Keeper {
     /// Works until the end. When this returns `Ok`, everything accepted is on disk and the buffer is
-    /// closed in order.
+    /// closed in order; the number is of readings that have no time yet.
     ///
     /// A full disk is no end: sources wait, what is held is sent and deleted, and when there is room
     /// it goes on.
-    pub(crate) fn run(mut self, mut core: Core) -> Result<(), BufferError> {
+    pub(crate) fn run(mut self, mut core: Core) -> Result<u64, BufferError> {
         let mut phase = Phase::Running;
         let mut last_try = false;
         let (result, offline) = loop {
@@ -132,8 +136,9 @@ impl Keeper {
         self.inbox.close();
         let _ = self.link.blocking_send(ToLink::Goodbye(offline));
         let core = result?;
-        let now = self.known_until(&core);
-        core.close(now)
+        let (now, unplaced) = (self.known_until(&core), core.buffer().unplaced());
+        core.close(now)?;
+        Ok(unplaced)
     }
 
     /// The disk is full: sources are to wait.
@@ -231,6 +236,7 @@ impl Keeper {
     fn work(&mut self, core: &mut Core, phase: &mut Phase) -> Result<(), BufferError> {
         let mut dirty_since: Option<Duration> = None;
         let mut blocked = false;
+        let mut in_vain_since: Option<Duration> = None;
         loop {
             let until = self.next_wake(core, *phase, dirty_since, blocked);
             let (news, pending) = match self.full {
@@ -274,10 +280,13 @@ impl Keeper {
             self.health
                 .unplaced(buffer.unplaced(), placed.and_then(|p| p.uncertain_s));
             blocked = self.pump(core, now)? || placed.is_some();
+            let in_vain = self.waits_in_vain(core);
+            in_vain_since = in_vain.then(|| in_vain_since.unwrap_or(now));
+            let given_up = in_vain_since.is_some_and(|since| now >= since + LAST_CLOCK_WAIT);
             let ended = match *phase {
                 Phase::Running => false,
                 // What waits for room is to be sent, too.
-                Phase::Finishing => is_finished(core) && self.full.is_none(),
+                Phase::Finishing => (is_finished(core) || given_up) && self.full.is_none(),
                 Phase::Stopping(by) => {
                     is_finished(core) || !core.session().is_connected() || now >= by
                 }
@@ -300,6 +309,17 @@ impl Keeper {
         // A cloud that never tells the time must not keep us from sending.
         let wait = !is_set && clock.timeless_answers() < TIMELESS_ANSWERS_MAX;
         core.time_is_known(is_set, wait);
+    }
+
+    /// Whether nothing is left but readings without a time, and the cloud has answered often enough without
+    /// telling it.
+    fn waits_in_vain(&self, core: &Core) -> bool {
+        let (buffer, clock) = (core.buffer(), self.inbox.clock());
+        let held = buffer.held().events;
+        held > 0
+            && held == buffer.unplaced()
+            && clock.offset_us().is_none()
+            && clock.timeless_answers() >= TIMELESS_ANSWERS_MAX
     }
 
     /// Gives some of the readings that have no wall time theirs, once the clock is set. None if there was
@@ -367,7 +387,8 @@ impl Keeper {
             Now::Wall(wall) => Some(wall),
             Now::Boot(_) => None,
         };
-        core.set_clock(now, wall);
+        let boottime = Duration::from_micros(clock.boottime_us());
+        core.set_clock(now, boottime, wall);
     }
 
     fn store(&mut self, core: &mut Core, mut pending: Pending) -> Result<(), BufferError> {
@@ -444,8 +465,12 @@ impl Keeper {
                         }
                         self.inbox.heard_cloud_time(ack.cloud_sent_at);
                         tracing::debug!(freed, tx_no = ack.tx_no, "acknowledged");
+                        // What the ranges name may be anything.
                         let refused = ack.refused.iter().map(|r| r.range);
-                        let refused = refused.map(|r| (r.last + 1).saturating_sub(r.first)).sum();
+                        let refused = refused.fold(0_u64, |sum, r| {
+                            let count = r.last.saturating_sub(r.first).saturating_add(1);
+                            sum.saturating_add(count)
+                        });
                         self.health.acked(now, refused);
                         for refused in &ack.refused {
                             tracing::warn!(

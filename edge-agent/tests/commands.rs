@@ -149,7 +149,7 @@ fn delivered_a_hundred_times_over_a_bad_network_it_runs_once() {
     // Nobody listens yet: it is delivered when the agent has come.
     let once = command("once", "x;touch-y");
     let good = command("good", "a:b@c");
-    cloud.command(&good, 50);
+    cloud.command(&good, 100);
     let report = last(&cloud, "good");
     assert_eq!(
         (report.state, report.exit_code),

@@ -43,14 +43,15 @@ pub struct EdgeAlert {
     /// [`crate::command::METRIC`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub command: Option<String>,
-    /// Why it ended, where no value ended it, for people.
+    /// For people: why it fires, where the limits of the rule do not say it (an anomaly, at most 300 bytes), and
+    /// why it ended, where no value ended it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
 
 impl EdgeAlert {
-    /// Compact JSON. With names that have been checked it is shorter than
-    /// [`TEXT_BYTES_MAX`](crate::value::TEXT_BYTES_MAX) by half.
+    /// Compact JSON. With names that have been checked and a reason of at most 300 bytes it is shorter than
+    /// [`TEXT_BYTES_MAX`](crate::value::TEXT_BYTES_MAX).
     pub fn to_text(&self) -> String {
         serde_json::to_string(self).unwrap_or_default()
     }

@@ -16,6 +16,8 @@ pub mod columns;
 pub mod command;
 pub mod id;
 pub mod incarnation;
+pub mod operate;
+pub mod order;
 pub mod reason;
 pub mod record;
 pub mod slot;
@@ -34,6 +36,8 @@ pub use columns::{Cell, Columns, Series};
 pub use command::Command;
 pub use id::{AgentId, DeviceId, IdError, MetricName};
 pub use incarnation::Incarnation;
+pub use operate::{Matcher, Operation, SilenceKind, SilenceSpec};
+pub use order::{CommandControl, Order, RolloutOrder};
 pub use reason::RefusalReason;
 pub use record::{
     Declaration, DeviceChange, Plain, PlainSample, Record, RecordRef, Refused, Release, Retention,

@@ -6,6 +6,8 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+use crate::operate::OPERATION_BYTES_MAX;
+use crate::order::{CommandControl, Order, checked};
 use crate::value::TEXT_BYTES_MAX;
 use crate::{
     AgentId, AggregateSpec, DecodeError, DeviceId, EventTime, Function, IngestTime, MetricName,
@@ -29,6 +31,9 @@ const TAG_SET_DEVICE: u8 = 13;
 const TAG_DECOMMISSION: u8 = 14;
 const TAG_RELEASE: u8 = 15;
 const TAG_RETAIN: u8 = 16;
+const TAG_OPERATE: u8 = 17;
+const TAG_COMMAND: u8 = 18;
+const TAG_COMMAND_CONTROL: u8 = 19;
 
 /// Most attributes that one [`DeviceChange`] names.
 pub const ATTRIBUTES_MAX: usize = 64;
@@ -207,6 +212,13 @@ pub enum Record {
     Release(Release),
     /// How long results are kept from now on.
     Retain(Retention),
+    /// What an operator does about alerts, as JSON ([`crate::Operation`]); in partition 0 only. At most
+    /// [`OPERATION_BYTES_MAX`] bytes.
+    Operate(String),
+    /// A command to a device; in a partition that knows the device.
+    Command(Order),
+    /// What steers commands.
+    CommandControl(CommandControl),
 }
 
 /// A record as it is read: a batch stays where it is.
@@ -241,6 +253,9 @@ impl Record {
             Self::Decommission(device) => body(TAG_DECOMMISSION, device),
             Self::Release(r) => body(TAG_RELEASE, r),
             Self::Retain(r) => body(TAG_RETAIN, r),
+            Self::Operate(json) => body(TAG_OPERATE, json),
+            Self::Command(r) => body(TAG_COMMAND, r),
+            Self::CommandControl(r) => body(TAG_COMMAND_CONTROL, r),
         }
     }
 
@@ -319,6 +334,23 @@ impl<'a> RecordRef<'a> {
                     return Err(DecodeError::Invalid { what, at: 1 });
                 }
                 Record::Retain(keep)
+            }
+            TAG_OPERATE => {
+                let json: &str = body(rest, "operator record")?;
+                if json.len() > OPERATION_BYTES_MAX {
+                    let what = "operation of more than 16 KiB";
+                    return Err(DecodeError::Invalid { what, at: 1 });
+                }
+                Record::Operate(json.to_owned())
+            }
+            TAG_COMMAND => {
+                let what = "command record";
+                Record::Command(checked(body(rest, what)?, Order::check, what)?)
+            }
+            TAG_COMMAND_CONTROL => {
+                let what = "record that steers commands";
+                let control = checked(body(rest, what)?, CommandControl::check, what)?;
+                Record::CommandControl(control)
             }
             found => return Err(DecodeError::UnknownVersion { found }),
         }))
@@ -428,6 +460,7 @@ mod tests {
             days: 3_000_000,
         };
         written(Record::Retain(keep), "10 80 89 7a 80 92 f4 01 80 9b ee 02");
+        written(Record::Operate("{}".to_owned()), "11 02 7b 7d");
     }
 
     #[test]
@@ -456,6 +489,7 @@ mod tests {
             shift: 0,
             record: vec![TAG_RELEASE, 1, 0, 0],
         }));
+        invalid(Record::Operate(" ".repeat(OPERATION_BYTES_MAX + 1)));
         invalid(Record::Retain(Retention {
             hours: 0,
             ..Retention::default()

@@ -51,7 +51,7 @@ pub use crate::block::Block;
 pub use crate::checkpoint::{Checkpoint, Stored};
 pub use crate::error::Error;
 pub use crate::log::{Clock, Log, Offset, PartitionId, PartitionSize, Sizes};
-pub use crate::outbox::OutboxRow;
+pub use crate::outbox::{OutboxChange, OutboxRow};
 pub use crate::queue::{Appended, Pending};
 pub use crate::rows::KeyRange;
 pub use crate::settings::Settings;

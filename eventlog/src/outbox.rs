@@ -1,7 +1,7 @@
 //! The outbox: effects that have been decided and are to be delivered, at least once.
 //!
-//! Rows enter with the checkpoint that decided them, or one by one, and only if their key is not there:
-//! a replay after a crash decides the same effects again and finds them.
+//! Rows enter with the checkpoint that decided them, and only if their key is not there (a replay after a crash
+//! decides the same effects again and finds them), or in a transaction of their own, by which they also change and go.
 
 use std::collections::BTreeMap;
 
@@ -21,36 +21,26 @@ const SEED: u64 = 0x6f75_7462_6f78;
 /// Key and value of an outbox row.
 pub type OutboxRow = (Vec<u8>, Vec<u8>);
 
+/// Key of an outbox row, and its new value; none = it goes.
+pub type OutboxChange = (Vec<u8>, Option<Vec<u8>>);
+
 impl Log {
-    /// Inserts each row unless its key is there already. When this returns, they are durable; all or none after an
-    /// error. Blocks the thread.
+    /// Puts (`Some`) or deletes (`None`) rows, in order, in one transaction. When this returns, all changes are
+    /// durable; after an error all or none. Deleting an absent row is fine. Blocks the thread.
     ///
     /// **Errors.** [`Error::Full`], [`Error::Io`]: unknown whether they are there; repeat the call.
-    pub fn outbox_put(&self, rows: &[OutboxRow]) -> Result<(), Error> {
-        self.inner().state.write(|txn| insert_absent(txn, rows))
-    }
-
-    /// Replaces the value of a row, durably. `false` (and no change) if there is no such row: a row that was
-    /// delivered and deleted does not come back.
-    ///
-    /// **Errors.** As [`Log::outbox_put`].
-    pub fn outbox_update(&self, key: &[u8], value: &[u8]) -> Result<bool, Error> {
+    pub fn outbox_apply(&self, rows: &[OutboxChange]) -> Result<(), Error> {
+        if rows.is_empty() {
+            return Ok(());
+        }
         self.inner().state.write(|txn| {
             let mut outbox = txn.open_table(OUTBOX)?;
-            if outbox.get(key)?.is_none() {
-                return Ok(false);
-            }
-            change(txn, &mut outbox, [(key, Some(value))].into_iter())
-        })
-    }
-
-    /// Deletes a row, durably. `false` if there was none.
-    ///
-    /// **Errors.** As [`Log::outbox_put`].
-    pub fn outbox_delete(&self, key: &[u8]) -> Result<bool, Error> {
-        self.inner().state.write(|txn| {
-            let mut outbox = txn.open_table(OUTBOX)?;
-            change(txn, &mut outbox, [(key, None)].into_iter())
+            let rows = rows.iter();
+            change(
+                txn,
+                &mut outbox,
+                rows.map(|(key, value)| (key.as_slice(), value.as_deref())),
+            )
         })
     }
 
@@ -108,15 +98,14 @@ pub(crate) fn insert_absent(txn: &WriteTransaction, rows: &[OutboxRow]) -> Resul
     Ok(())
 }
 
-/// Puts or deletes rows and keeps the digest. Whether one of the keys was there.
+/// Puts or deletes rows and keeps the digest.
 fn change<'a>(
     txn: &WriteTransaction,
     outbox: &mut redb::Table<'_, &'static [u8], &'static [u8]>,
     rows: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)>,
-) -> Result<bool, Fault> {
+) -> Result<(), Fault> {
     let mut meta = txn.open_table(META)?;
     let mut digest = digest(&meta)?;
-    let mut any = false;
     for (key, value) in rows {
         let old = match value {
             Some(value) => {
@@ -127,13 +116,12 @@ fn change<'a>(
             None => outbox.remove(key)?,
         };
         if let Some(old) = old {
-            any = true;
             digest.remove(old.value());
         }
     }
     meta.insert(ROWS_KEY, digest.rows)?;
     meta.insert(SUM_KEY, digest.sum)?;
-    Ok(any)
+    Ok(())
 }
 
 const ROWS_KEY: &str = "outbox_rows";

@@ -3,9 +3,11 @@
 //!
 //! [`core`] is the state machine of one partition: records in, effects out, nothing else. [`runtime`]
 //! gives each partition a thread that follows the log, writes the views, saves checkpoints and hands
-//! notices to the durable [`outbox`], from which [`webhook`] delivers them.
+//! what people are to learn to the durable [`outbox`], which delivers it. [`alerting`] decides what that is, and
+//! [`rollout`] whether a command may go out.
 
+pub mod alerting;
 pub mod core;
 pub mod outbox;
+pub mod rollout;
 pub mod runtime;
-pub mod webhook;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::anomaly::{Anomaly, FalseAlarms, MISSING_MAX, Missing, Options, Variant};
 use crate::extra::{self, EXTRA, RuleCommand};
 use crate::kind::{KINDS, Kind};
 use crate::offline::Offline;
@@ -66,15 +67,19 @@ pub struct RuleError {
 
 /// A checked rule.
 ///
-/// In JSON or TOML every rule has `name`, `kind` (`threshold`, the default, `rate`, `silence`, `stuck` or
-/// `offline`), `metric` (all but `offline`) and `severity` (`info`, `warning`, the default, `error`, `critical`), and
+/// In JSON or TOML every rule has `name`, `kind` (`threshold`, the default, `rate`, `silence`, `stuck`,
+/// `offline` or `anomaly`), `metric` (all but `offline`) and `severity` (`info`, `warning`, the default, `error`, `critical`), and
 /// - `threshold`: `direction` (`above`, the default, or `below`), `raise`, `clear` (default: `raise`),
 ///   `for` (default `0s`);
 /// - `rate`: `direction` (`rising`, the default, `falling` or `either`), `raise` (the change), `within`
 ///   (the stretch), `clear` (default: `raise`), `for` (default `0s`);
 /// - `silence`: `after`;
 /// - `stuck`: `for` (how long values stay the same), `tolerance` (how far apart they may be; default 0);
-/// - `offline`: `after`; it watches agents, not a metric.
+/// - `offline`: `after`; it watches agents, not a metric;
+/// - `anomaly`: `false_alarms` (`1/month`; a number 1 to 1,000 per hour, day, week, month or year),
+///   `sensitivity` (1; 0.1 to 10), `hold` (`2h`), `half_life` (`180d`), `warm_up` (`1d`), `missing`
+///   (`[-200, -127]`; at most 8 numbers that stand for no value), `detector` (`default` or `large`); see
+///   [`crate::anomaly`].
 ///
 /// Beside these, any rule may have
 /// - `safety` (`false`): an episode that is learned only after it ended pages all the same;
@@ -129,10 +134,19 @@ const RATE: &[&str] = &["direction", "raise", "clear", "within", "for"];
 const SILENCE: &[&str] = &["after"];
 const STUCK: &[&str] = &["for", "tolerance"];
 const OFFLINE: &[&str] = &["after"];
+const ANOMALY: &[&str] = &[
+    "detector",
+    "false_alarms",
+    "sensitivity",
+    "hold",
+    "half_life",
+    "warm_up",
+    "missing",
+];
 
 /// The names of all fields that a rule of some kind may have.
 pub fn fields() -> Vec<&'static str> {
-    let mut all = [COMMON, THRESHOLD, RATE, SILENCE, STUCK, EXTRA].concat();
+    let mut all = [COMMON, THRESHOLD, RATE, SILENCE, STUCK, ANOMALY, EXTRA].concat();
     all.sort_unstable();
     all.dedup();
     all
@@ -284,6 +298,51 @@ impl Fields<'_> {
         })
     }
 
+    fn anomaly(&self) -> Result<Anomaly, RuleError> {
+        let default = Options::default();
+        let time = |field, default, (min, max)| self.duration(field, Some(default), min, max);
+        let false_alarms = match self.text("false_alarms")?.map(FalseAlarms::parse) {
+            None => default.false_alarms,
+            Some(Some(rate)) => rate,
+            Some(None) => {
+                let message = "must be a whole number 1 to 1000 per hour, day, week, month or year, such as \
+                               \"1/month\"";
+                return self.wrong("false_alarms", message);
+            }
+        };
+        let sensitivity = self.number("sensitivity", false)?;
+        let sensitivity = sensitivity.unwrap_or(default.sensitivity);
+        let (least, most) = Options::SENSITIVITY;
+        if !(least..=most).contains(&sensitivity) {
+            let message = format!("{sensitivity} must be {least} to {most}; 1 is the default");
+            return self.wrong("sensitivity", message);
+        }
+        let missing = match self.map.get("missing") {
+            None => Some(default.missing),
+            Some(codes) => codes.as_array().and_then(|codes| {
+                let codes: Option<Vec<f64>> = codes.iter().map(Value::as_f64).collect();
+                Missing::new(&codes?)
+            }),
+        };
+        let Some(missing) = missing else {
+            let message =
+                format!("must be a list of at most {MISSING_MAX} numbers, such as [-127]");
+            return self.wrong("missing", message);
+        };
+        Ok(Anomaly::new(Options {
+            detector: self.one_of(
+                "detector",
+                &[("default", Variant::Default), ("large", Variant::Large)],
+            )?,
+            false_alarms,
+            sensitivity,
+            hold: time("hold", default.hold, Options::HOLD)?,
+            half_life: time("half_life", default.half_life, Options::HALF_LIFE)?,
+            warm_up: time("warm_up", default.warm_up, Options::WARM_UP)?,
+            missing,
+        }))
+    }
+
     fn rate(&self) -> Result<Rate, RuleError> {
         let course = self.one_of(
             "direction",
@@ -311,6 +370,32 @@ impl Fields<'_> {
             within: self.duration("within", None, WITHIN_MIN, DAY)?,
             hold: self.hold()?,
         })
+    }
+}
+
+/// The fields of the kind `anomaly` as they are written, in this order for ever.
+#[derive(Serialize)]
+struct WrittenAnomaly<'a> {
+    detector: Variant,
+    false_alarms: String,
+    sensitivity: f64,
+    hold: String,
+    half_life: String,
+    warm_up: String,
+    missing: &'a [f64],
+}
+
+impl<'a> WrittenAnomaly<'a> {
+    fn of(options: &'a Options) -> Self {
+        Self {
+            detector: options.detector,
+            false_alarms: options.false_alarms.to_string(),
+            sensitivity: options.sensitivity,
+            hold: format_duration(options.hold),
+            half_life: format_duration(options.half_life),
+            warm_up: format_duration(options.warm_up),
+            missing: options.missing.codes(),
+        }
     }
 }
 
@@ -376,6 +461,10 @@ impl Rule {
                 let after = fields.duration("after", None, SECOND, AFTER_MAX)?;
                 Kind::Offline(Offline { after })
             }
+            kind @ "anomaly" => {
+                known(kind, ANOMALY)?;
+                Kind::Anomaly(fields.anomaly()?)
+            }
             other => {
                 let kinds = or(&KINDS.map(|k| format!("{k:?}")));
                 let other: String = other.chars().take(NAME_BYTES_MAX).collect();
@@ -435,6 +524,8 @@ impl Rule {
             hold: Option<String>,
             #[serde(skip_serializing_if = "Option::is_none")]
             tolerance: Option<f64>,
+            #[serde(flatten, skip_serializing_if = "Option::is_none")]
+            anomaly: Option<WrittenAnomaly<'a>>,
             severity: Severity,
             #[serde(flatten)]
             extra: extra::Written<'a>,
@@ -454,6 +545,7 @@ impl Rule {
                 after: None,
                 hold: None,
                 tolerance: None,
+                anomaly: None,
                 severity: rule.severity,
                 extra: extra::Written::of(rule),
             }
@@ -479,6 +571,10 @@ impl Rule {
             Kind::Stuck(s) => text(&Written {
                 hold: Some(format_duration(s.hold)),
                 tolerance: Some(s.tolerance),
+                ..begin::<Direction>(self, None)
+            }),
+            Kind::Anomaly(a) => text(&Written {
+                anomaly: Some(WrittenAnomaly::of(a.options())),
                 ..begin::<Direction>(self, None)
             }),
         }
@@ -520,6 +616,8 @@ mod tests {
             r#"{"name":"s","kind":"stuck","metric":"t","for":"1h"}"#,
             r#"{"name":"s","kind":"stuck","metric":"t","for":"1h","tolerance":0.25}"#,
             r#"{"name":"o","kind":"offline","after":"5m"}"#,
+            r#"{"name":"a","kind":"anomaly","metric":"t"}"#,
+            r#"{"name":"a","kind":"anomaly","metric":"t","detector":"large","false_alarms":"2/week","sensitivity":0.5,"hold":"10s","half_life":"7d","warm_up":"0s","missing":[-127,85,0.1]}"#,
         ] {
             let rule = Rule::parse(text).unwrap();
             assert_eq!(Rule::parse(&rule.to_json()), Ok(rule));
@@ -560,7 +658,7 @@ mod tests {
         check(
             r#""metric":"t","raise":1,"kind":"x""#,
             "kind",
-            "\"stuck\" or \"offline\"",
+            "\"offline\" or \"anomaly\"",
         );
         check(
             r#""metric":"t","raise":1,"rise":2"#,
@@ -646,6 +744,31 @@ mod tests {
             "metric",
             "leave it out",
         );
+        let anomaly = |rest: &str, field: &str, remedy: &str| {
+            let rest = format!(r#""kind":"anomaly","metric":"t",{rest}"#);
+            check(&rest, field, remedy);
+        };
+        for rate in [
+            "1",
+            "0/day",
+            "1/fortnight",
+            "1001/day",
+            "+1/day",
+            "-1/day",
+            "/day",
+        ] {
+            let rest = format!(r#""false_alarms":"{rate}""#);
+            anomaly(&rest, "false_alarms", "1/month");
+        }
+        anomaly(r#""sensitivity":0"#, "sensitivity", "0.1 to 10");
+        anomaly(r#""hold":"1s""#, "hold", "10s to 1d");
+        anomaly(r#""half_life":"1s""#, "half_life", "1h to 3650d");
+        anomaly(r#""warm_up":"31d""#, "warm_up", "at most 30d");
+        anomaly(r#""missing":-127"#, "missing", "a list");
+        anomaly(r#""missing":["x"]"#, "missing", "numbers");
+        anomaly(r#""missing":[1,2,3,4,5,6,7,8,9]"#, "missing", "at most 8");
+        anomaly(r#""detector":"huge""#, "detector", "\"large\"");
+        anomaly(r#""raise":1"#, "raise", "no such field");
         for (text, field) in [
             (r#"{"name":"","metric":"t","raise":1}"#, "name"),
             (r#"{"metric":"t","raise":1}"#, "name"),

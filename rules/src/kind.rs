@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::anomaly::{Anomaly, THRESHOLD, Watch};
 use crate::episode::{Episode, Transition};
 use crate::format_duration;
 use crate::offline::Offline;
@@ -12,7 +13,14 @@ use crate::stuck::{Row, Stuck};
 use crate::threshold::{Direction, Threshold};
 
 /// Names of the kinds, as they are declared.
-pub const KINDS: [&str; 5] = ["threshold", "rate", "silence", "stuck", "offline"];
+pub const KINDS: [&str; 6] = [
+    "threshold",
+    "rate",
+    "silence",
+    "stuck",
+    "offline",
+    "anomaly",
+];
 
 /// What a rule looks for.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -27,9 +35,12 @@ pub enum Kind {
     Stuck(Stuck),
     /// An agent that is not heard from. It has no series: nothing steps it.
     Offline(Offline),
+    /// A value unlike those before.
+    Anomaly(Anomaly),
 }
 
-/// What is remembered of one rule on one series (a metric of a device): at most about 400 bytes.
+/// What is remembered of one rule on one series (a metric of a device): at most about 400 bytes, of an
+/// anomaly with the large detector 1.8 kB.
 ///
 /// It can be saved and read back. It belongs to the kind that made it ([`Kind::state`]).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -44,6 +55,7 @@ enum Memory {
     Stretch(Stretch),
     Heard(Option<i64>),
     Row(Option<Row>),
+    Watch(Box<Watch>),
 }
 
 impl State {
@@ -62,6 +74,7 @@ impl Kind {
             Self::Silence(_) => KINDS[2],
             Self::Stuck(_) => KINDS[3],
             Self::Offline(_) => KINDS[4],
+            Self::Anomaly(_) => KINDS[5],
         }
     }
 
@@ -104,11 +117,12 @@ impl Kind {
                 "was not heard from for more than {}; it buffers",
                 format_duration(o.after)
             ),
+            Self::Anomaly(_) => "is unlike what it has been".to_owned(),
         }
     }
 
     /// The number that people compare values with: the limit, of a silence and of an agent that is offline the
-    /// seconds.
+    /// seconds, of an anomaly the score.
     pub fn limit(&self) -> f64 {
         match self {
             Self::Threshold(t) => t.raise,
@@ -116,13 +130,31 @@ impl Kind {
             Self::Silence(s) => s.after as f64 / 1e6,
             Self::Stuck(s) => s.tolerance,
             Self::Offline(o) => o.after as f64 / 1e6,
+            Self::Anomaly(_) => f64::from(THRESHOLD),
         }
     }
 
     /// Why an episode fires, where the rule alone does not say it, for people. Asked right after the value that
     /// made it fire was stepped; at most 512 bytes.
-    pub fn reason(&self, _state: &State, _value: f64) -> Option<String> {
-        None
+    /// None of an anomaly that was resumed.
+    pub fn reason(&self, state: &State, _value: f64) -> Option<String> {
+        let (Memory::Watch(watch), Some(episode)) = (&state.memory, state.episode) else {
+            return None;
+        };
+        let evidence = watch.evidence()?;
+        Some(evidence.sentence(episode.began))
+    }
+
+    /// Whether a state that was read from outside is one of this kind, and can have come from steps.
+    pub fn is_sound(&self, state: &State) -> bool {
+        match (self, &state.memory) {
+            (Self::Threshold(_) | Self::Offline(_), Memory::None)
+            | (Self::Rate(_), Memory::Stretch(_))
+            | (Self::Silence(_), Memory::Heard(_))
+            | (Self::Stuck(_), Memory::Row(_)) => true,
+            (Self::Anomaly(a), Memory::Watch(w)) => w.is_sound(a),
+            _ => false,
+        }
     }
 
     /// The state of a series of which nothing is known: no episode. A silence begins with the first
@@ -133,6 +165,7 @@ impl Kind {
             Self::Rate(_) => Memory::Stretch(Stretch::default()),
             Self::Silence(_) => Memory::Heard(from),
             Self::Stuck(_) => Memory::Row(None),
+            Self::Anomaly(a) => Memory::Watch(Box::new(Watch::new(a, false))),
         };
         State {
             episode: None,
@@ -141,13 +174,15 @@ impl Kind {
     }
 
     /// The state of a series of which only an episode is known that is under way. The next values tell
-    /// whether it is over; of a rate that is known only when a whole stretch has been seen.
+    /// whether it is over; of a rate that is known only when a whole stretch has been seen, and an anomaly
+    /// is over after its `hold`, while the detector learns from nothing.
     pub fn resume(&self, episode: Episode) -> State {
         let memory = match self {
             Self::Threshold(_) | Self::Offline(_) => Memory::None,
             Self::Rate(_) => Memory::Stretch(Stretch::blind()),
             Self::Silence(_) => Memory::Heard(None),
             Self::Stuck(_) => Memory::Row(None),
+            Self::Anomaly(a) => Memory::Watch(Box::new(Watch::new(a, true))),
         };
         State {
             episode: Some(episode),
@@ -164,6 +199,7 @@ impl Kind {
             (Self::Rate(r), Memory::Stretch(s), Some(value)) => r.step(s, episode, time, value),
             (Self::Silence(s), Memory::Heard(last), _) => s.heard(last, episode, time),
             (Self::Stuck(s), Memory::Row(row), Some(value)) => s.step(row, episode, time, value),
+            (Self::Anomaly(a), Memory::Watch(w), Some(value)) => w.step(a, episode, time, value),
             // Text says nothing to a limit, and a state of another kind nothing to this one.
             _ => Transition::None,
         }
@@ -187,8 +223,13 @@ impl Kind {
     }
 
     /// The clock of the values was set: what was measured by it before says nothing of the time since.
-    /// An episode that fires goes on; one that is pending, and the stretch of a rate, begin again.
+    /// An episode that fires goes on; one that is pending, and the stretch of a rate, begin again. What an
+    /// anomaly has learned stays.
     pub fn clock_set(&self, state: &mut State) {
+        if let Memory::Watch(watch) = &mut state.memory {
+            watch.clock_set();
+            return;
+        }
         if matches!(self, Self::Silence(_) | Self::Offline(_)) {
             return;
         }

@@ -4,6 +4,7 @@
 //! event-time order, and with the time that passes: state in, value in, transition out ([`Kind`]). It
 //! knows no I/O, no clock and not where it runs; time is the event time of the values.
 
+pub mod anomaly;
 mod declare;
 mod duration;
 mod episode;

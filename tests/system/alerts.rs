@@ -7,10 +7,10 @@ use super::mqtt::Client;
 use super::receiver::{Post, Receiver};
 use super::wire;
 
-const RULE: &str = "[[rules]]\nname = \"overheating\"\nmetric = \"temperature\"\nraise = 80.0\n\
+pub(super) const RULE: &str = "[[rules]]\nname = \"overheating\"\nmetric = \"temperature\"\nraise = 80.0\n\
     clear = 70.0\nseverity = \"critical\"\n";
 
-fn start(hook: &Receiver) -> Server {
+pub(super) fn start(hook: &Receiver) -> Server {
     System::new()
         .config(&format!("{RULE}{}", hook.config()))
         .start()
@@ -18,7 +18,7 @@ fn start(hook: &Receiver) -> Server {
 
 /// A plain device measures something now. When this returns it is on the server's disk.
 #[track_caller]
-fn measure(server: &Server, device: &str, temperature: f64) {
+pub(super) fn measure(server: &Server, device: &str, temperature: f64) {
     let message = json!({"ts": wire::now() / 1000, "values": {"temperature": temperature}});
     let mut client = Client::connect(server.mqtt(), device, "");
     client
@@ -33,7 +33,7 @@ fn measure(server: &Server, device: &str, temperature: f64) {
 fn delivery(server: &Server, id: &str) -> Option<Value> {
     let log = server.http("/api/v1/notifications?limit=1000");
     let rows = log["items"].as_array()?;
-    rows.iter().find(|row| row["id"] == id).cloned()
+    rows.iter().find(|row| row["message"] == id).cloned()
 }
 
 #[track_caller]
@@ -52,12 +52,13 @@ fn alert_of(server: &Server, device: &str) -> Value {
         .clone()
 }
 
-/// Raises an alert of another device and waits for it. Deliveries are begun one after another, each
-/// after the outcomes of those before were saved: when this has arrived, they are on disk.
+/// Raises an alert of another device and waits until that is in the delivery log: what came of the deliveries
+/// before it is on disk then.
 #[track_caller]
 fn pass_by(server: &Server, hook: &Receiver, device: &str) {
     measure(server, device, 99.0);
-    hook.wait_accepted("alert.raised", device);
+    let post = hook.wait_accepted("alert.raised", device);
+    wait_delivered(server, &post);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! `tidewatch-agent` as a process.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::SystemTime;
@@ -87,13 +88,49 @@ impl EdgeAgent {
         agent
     }
 
+    /// An agent that is not started yet and runs until it is killed, with a report of its own every 200 ms and
+    /// one command `job {arg}`, whose program is a shell script in its folder.
+    #[track_caller]
+    pub fn with_job(server: &Server, id: &str, script: &str) -> Self {
+        let dir = server.dir().join(id);
+        std::fs::create_dir_all(&dir).expect("a folder for the agent");
+        let program = dir.join("job");
+        std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).expect("a program");
+        let mode = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(&program, mode).expect("a program that may be run");
+        let agent = Self {
+            id: id.to_owned(),
+            dir,
+            process: None,
+        };
+        let tables = format!(
+            "[[source]]\nkind = \"agent\"\ninterval_ms = 200\n\
+             [[command]]\nname = \"job\"\nprogram = {program:?}\nargs = [\"{{arg}}\"]\n\
+             max_length = {{ arg = 64 }}\ndir = {:?}\n",
+            agent.dir
+        );
+        // A clock that it may trust: without, commands wait for the cloud's time and may change places.
+        agent.write_config(server, "clock = \"ntp\"\n", &tables);
+        agent
+    }
+
+    /// Its folder.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// Writes its configuration, for the next start.
     #[track_caller]
     pub fn configure(&self, server: &Server, tables: &str) {
+        self.write_config(server, "exit_when_done = true\n", tables);
+    }
+
+    #[track_caller]
+    fn write_config(&self, server: &Server, more: &str, tables: &str) {
         let (id, address, data) = (&self.id, server.mqtt(), self.dir.join("data"));
         let text = format!(
             "agent = {id:?}\nserver = \"mqtt://{address}\"\ndata_dir = {data:?}\nlog = \"info\"\n\
-             exit_when_done = true\n{FAST}{tables}"
+             {more}{FAST}{tables}"
         );
         std::fs::write(self.dir.join("agent.toml"), text).expect("a config file");
     }

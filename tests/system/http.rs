@@ -1,4 +1,4 @@
-//! A small HTTP/1.1 client: one GET for each connection, and a stream of events.
+//! A small HTTP/1.1 client: one call for each connection, and a stream of events.
 
 use std::io::{self, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -27,10 +27,15 @@ impl Reply {
     }
 }
 
-fn ask(address: SocketAddr, path: &str, close: bool) -> io::Result<BufReader<TcpStream>> {
-    let mut stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
+fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.set_write_timeout(Some(TIMEOUT))?;
+    Ok(stream)
+}
+
+fn ask(address: SocketAddr, path: &str, close: bool) -> io::Result<BufReader<TcpStream>> {
+    let mut stream = connect(address)?;
     let connection = if close { "close" } else { "keep-alive" };
     write!(
         stream,
@@ -66,7 +71,25 @@ fn head(reader: &mut impl io::BufRead) -> io::Result<(u16, Vec<(String, String)>
 ///
 /// **Errors**: no connection, or an answer that is not complete.
 pub fn get(address: SocketAddr, path: &str) -> io::Result<Reply> {
-    let mut reader = ask(address, path, true)?;
+    reply(ask(address, path, true)?)
+}
+
+/// Sends JSON.
+///
+/// **Errors**: as [`get`].
+pub fn send(address: SocketAddr, method: &str, path: &str, body: &Value) -> io::Result<Reply> {
+    let mut stream = connect(address)?;
+    let body = body.to_string();
+    write!(
+        stream,
+        "{method} {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\
+         content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    )?;
+    reply(BufReader::new(stream))
+}
+
+fn reply(mut reader: BufReader<TcpStream>) -> io::Result<Reply> {
     let (status, headers) = head(&mut reader)?;
     let header = |name: &str| headers.iter().find(|h| h.0 == name).map(|h| h.1.as_str());
     let mut body = Vec::new();

@@ -18,5 +18,10 @@ mod kill;
 mod late;
 
 mod alerts;
+mod commands;
+mod notifiers;
+mod on_call;
 
 mod engine;
+
+mod detect;

@@ -39,6 +39,7 @@ struct Inner {
     wrong: Vec<String>,
     next: VecDeque<u16>,
     otherwise: Option<u16>,
+    hold: Duration,
 }
 
 /// A receiver on a free port. Its thread ends with the test program.
@@ -62,11 +63,11 @@ impl Receiver {
         Self { address, inner }
     }
 
-    /// The `[[webhooks]]` table of a server that is to send here.
+    /// The `[[notifiers]]` table of a server that is to send here.
     pub fn config(&self) -> String {
         let address = self.address;
         format!(
-            "[[webhooks]]\nname = \"ops\"\nurl = \"http://{address}/hook\"\nsecret = {SECRET:?}\n"
+            "[[notifiers]]\nname = \"ops\"\nurl = \"http://{address}/hook\"\nsecret = {SECRET:?}\nallow_private = true\n"
         )
     }
 
@@ -82,6 +83,11 @@ impl Receiver {
     /// Answers all others with this.
     pub fn answer(&self, status: u16) {
         self.inner().otherwise = Some(status);
+    }
+
+    /// Takes so long to answer.
+    pub fn hold(&self, time: Duration) {
+        self.inner().hold = time;
     }
 
     /// All posts so far, all of them right.
@@ -146,12 +152,12 @@ fn serve(stream: TcpStream, inner: &Mutex<Inner>) {
     } else {
         Some(format!("strange request {request:?}"))
     };
-    let status = {
+    let (status, hold) = {
         let mut inner = inner.lock().expect("no thread has panicked");
         match problem {
             Some(problem) => {
                 inner.wrong.push(problem);
-                400
+                (400, Duration::ZERO)
             }
             None => {
                 let body: Value = serde_json::from_slice(&body).unwrap_or_default();
@@ -164,10 +170,11 @@ fn serve(stream: TcpStream, inner: &Mutex<Inner>) {
                     body,
                     status,
                 });
-                status
+                (status, inner.hold)
             }
         }
     };
+    std::thread::sleep(hold);
     let answer = format!("HTTP/1.1 {status} x\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
     let _ = reader.get_mut().write_all(answer.as_bytes());
 }

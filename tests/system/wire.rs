@@ -58,6 +58,11 @@ impl Agent {
         }
     }
 
+    /// Its life.
+    pub fn incarnation(&self) -> Incarnation {
+        self.incarnation
+    }
+
     /// The bytes of a batch that this agent would send next.
     pub fn batch(&mut self, samples: &[Sample], low_watermark: i64) -> Vec<u8> {
         self.tx_no += 1;

@@ -6,14 +6,18 @@
 //! that the processor has seen. Memory holds the newest windows; older ones are asked for through
 //! [`HistorySource`].
 
+pub mod commands;
 pub mod completeness;
+pub mod matcher;
 pub mod model;
+pub mod oncall;
 pub mod part;
 pub mod sketch;
 pub mod store;
 #[cfg(test)]
 mod testing;
 
+pub use commands::{Command, CommandQuery, CommandStop, Rollout};
 pub use completeness::{CompletenessIndex, Counts};
 pub use part::{
     DeviceQuery, DeviceSource, Group, HistoryQuery, HistorySource, LagReport, Origin,

@@ -442,27 +442,39 @@ pub struct Alert {
     pub summary: String,
 }
 
-/// One notification in the delivery log.
+/// One message to one notifier, in the delivery log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Notification {
-    /// Stable id; the receiver's idempotency key.
+    /// `<notifier>:<message>`, and `~<n>` behind it for the nth repetition by hand.
     pub id: String,
-    /// The alert.
+    /// Id of the message: the receiver's idempotency key, the same for all notifiers and all tries.
+    pub message: String,
+    /// The page: the receiver's dedup key.
+    pub page: String,
+    /// The alert that opened the page.
     pub alert: String,
     /// Name of the notifier.
     pub target: String,
-    /// `raised` or `cleared`.
+    /// `raised`, `updated`, `acknowledged` or `cleared`.
     pub kind: String,
+    /// One sentence for people.
+    pub summary: String,
     /// Tries so far.
     pub attempts: u32,
-    /// `queued`, `delivered` or `failed`.
+    /// `queued`, `delivered`, `failed` (refused, or given up after a day) or `dropped` (not needed any more).
     pub state: String,
+    /// When it was decided to send it.
+    pub queued: Time,
     /// When it was last tried.
     pub last_attempt: Option<Time>,
     /// The last HTTP status.
     pub status: Option<u16>,
-    /// The last error.
+    /// The last error, or why it was dropped.
     pub error: Option<String>,
+    /// Whether it came here because another notifier did not take it.
+    pub by_fallback: bool,
+    /// Whether the notifier's own fallback got it too.
+    pub handed_on: bool,
 }
 
 /// Something that was refused or set aside.

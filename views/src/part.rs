@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::commands::{Command, CommandQuery, CommandStop, Rollout};
 use crate::model::{Device, DeviceCounts, HeldBackBy, Outstanding, Point};
 use crate::sketch::{Quantiles, Values};
 
@@ -163,13 +164,22 @@ pub struct OutstandingQuery {
     pub limit: usize,
 }
 
-/// A page of a list, ascending by id.
+/// A page of a list, ascending by id where nothing else is said.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Page<T> {
     /// The items.
     pub items: Vec<T>,
     /// How many match in all.
     pub total: u64,
+}
+
+impl<T> Default for Page<T> {
+    fn default() -> Self {
+        Self {
+            items: Vec::new(),
+            total: 0,
+        }
+    }
 }
 
 /// Looks devices up in the state of one partition. The processor implements it: ten million devices
@@ -183,6 +193,24 @@ pub trait DeviceSource: Send + Sync {
     fn outstanding(&self, query: &OutstandingQuery) -> Page<Outstanding>;
     /// Recent points of a series, oldest first; none if the device or the metric is not known.
     fn recent(&self, id: &str, metric: &str) -> Option<Vec<Point>>;
+    /// One command.
+    fn command(&self, id: &str) -> Option<Command> {
+        let _ = id;
+        None
+    }
+    /// The commands that match, newest first (by the time they were issued, then by id).
+    fn commands(&self, query: &CommandQuery) -> Page<Command> {
+        let _ = query;
+        Page::default()
+    }
+    /// The stop switch.
+    fn command_stop(&self) -> CommandStop {
+        CommandStop::default()
+    }
+    /// The rollouts, newest first.
+    fn rollouts(&self) -> Vec<Rollout> {
+        Vec::new()
+    }
 }
 
 /// Which rows of the past to list.

@@ -153,7 +153,7 @@ fn spec(name: &str, body: &Body) -> Result<AggregateSpec, ApiError> {
 }
 
 /// Whole seconds, minutes, hours or days, in microseconds.
-fn duration(field: &str, text: &str) -> Result<i64, ApiError> {
+pub(super) fn duration(field: &str, text: &str) -> Result<i64, ApiError> {
     let units = [('s', 1), ('m', 60), ('h', 3600), ('d', 86_400)];
     let parsed = units.into_iter().find_map(|(unit, seconds)| {
         let digits = text.strip_suffix(unit)?;

@@ -6,11 +6,11 @@ use axum::extract::rejection::{BytesRejection, PathRejection};
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, Uri};
 use event::{DeviceChange, DeviceId, MetricName};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
-use views::DeviceQuery;
 use views::model::{Device, Point};
+use views::{Command, CommandQuery, DeviceQuery};
 
 use super::error::clip;
 use super::params::Params;
@@ -19,6 +19,8 @@ use super::{ApiError, Counted, ErrorBody, Listing, Shared, cut};
 use crate::control::Change;
 
 const ATTRIBUTE: &str = "attr.";
+/// Commands shown with a device.
+const COMMANDS_SHOWN: usize = 10;
 const STATUSES: [&str; 3] = ["online", "buffering", "silent"];
 
 /// Devices, ascending by id.
@@ -55,23 +57,42 @@ pub async fn devices(
     }))
 }
 
+/// A device and its newest commands.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct DeviceDetail {
+    /// What is known of it.
+    #[serde(flatten)]
+    pub device: Device,
+    /// Its newest commands, at most 10, newest first.
+    pub commands: Vec<Command>,
+}
+
 /// One device.
 #[utoipa::path(get, path = "/api/v1/devices/{id}", tag = "devices", params(
     ("id" = String, Path, description = "Its id"),
 ), responses(
-    (status = 200, body = Device, description = "What is known of it"),
+    (status = 200, body = DeviceDetail, description = "What is known of it"),
     (status = 404, body = ErrorBody, description = "No such device"),
 ))]
 pub async fn device(
     State(shared): State<Shared>,
     id: Result<Path<String>, PathRejection>,
     uri: Uri,
-) -> Result<Json<Device>, ApiError> {
+) -> Result<Json<DeviceDetail>, ApiError> {
     Params::none(&uri)?;
     let id = name(id, "id")?;
     let unknown = unknown(&id);
-    let device = shared.query(move |views| views.device(&id)).await?;
-    device.map(Json).ok_or(unknown)
+    let query = CommandQuery {
+        device: Some(id.clone()),
+        limit: COMMANDS_SHOWN,
+        ..CommandQuery::default()
+    };
+    let found = shared.query(move |views| {
+        let device = views.device(&id)?;
+        let commands = views.commands(&query).items;
+        Some(DeviceDetail { device, commands })
+    });
+    found.await?.map(Json).ok_or(unknown)
 }
 
 /// Recent points of a device's metric.

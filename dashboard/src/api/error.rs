@@ -7,6 +7,8 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use views::QueryError;
 
+use crate::control::ControlError;
+
 /// Longest piece of a caller's text that is repeated in a message, characters.
 const ECHO_CHARS_MAX: usize = 80;
 
@@ -20,7 +22,7 @@ pub struct ErrorBody {
 /// What is wrong with a call.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct ErrorDetail {
-    /// For programs: `bad_parameter`, `not_found`, `method_not_allowed`, `wrong_host`, `wrong_origin`,
+    /// For programs: `bad_parameter`, `not_found`, `conflict`, `method_not_allowed`, `wrong_host`, `wrong_origin`,
     /// `read_only`, `not_json`, `too_large`, `busy`, `not_ready` or `internal`.
     #[schema(value_type = String)]
     pub code: &'static str,
@@ -50,6 +52,16 @@ impl ApiError {
         }
     }
 
+    /// Its HTTP status.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// For people.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
     /// 400: the parameter `field` is wrong.
     pub fn bad_parameter(field: &str, message: impl Into<String>) -> Self {
         Self {
@@ -61,6 +73,11 @@ impl ApiError {
     /// 404: there is no such thing.
     pub fn not_found(message: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, "not_found", message)
+    }
+
+    /// 409: as things are it would do harm, or nothing.
+    pub fn conflict(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, "conflict", message)
     }
 
     /// 405: the path exists, but not for this method.
@@ -137,6 +154,17 @@ impl ApiError {
     pub fn with_field(mut self, field: &str) -> Self {
         self.field = Some(clip(field));
         self
+    }
+}
+
+impl From<ControlError> for ApiError {
+    fn from(error: ControlError) -> Self {
+        match error {
+            ControlError::Invalid { field, message } => Self::bad_parameter(&field, message),
+            ControlError::Unavailable(message) => Self::busy(message),
+            ControlError::NotFound(message) => Self::not_found(message),
+            ControlError::Conflict(message) => Self::conflict(message),
+        }
     }
 }
 

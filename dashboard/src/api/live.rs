@@ -13,7 +13,7 @@ use super::{ApiError, ErrorBody, Shared};
 /// Server-sent events: `overview` (the answer of `/api/v1/overview`; at most one a second, at least
 /// one every two), `windows` (`{"items": [row], "dropped": n}`: rows that changed since the last
 /// such event, at most 500; `dropped` found no room and are to be asked for), `alerts`
-/// (`{"items": [alert]}`) and a comment every 5 s. Ids increase. With `Last-Event-ID` the stream goes
+/// (`{"items": [alert]}`), `commands` (`{"items": [command], "dropped": n}`, as `windows`) and a comment every 5 s. Ids increase. With `Last-Event-ID` the stream goes
 /// on behind that event; if that is no longer possible, or the viewer was too slow, a `reset` event
 /// (`{"reason"}`) says that everything is to be loaded again.
 #[utoipa::path(get, path = "/api/v1/live", tag = "fleet", params(

@@ -2,7 +2,9 @@
 //! description is served at `/api/openapi.json`.
 
 mod aggregates;
+mod alertmanager;
 mod alerts;
+mod commands;
 mod description;
 mod devices;
 mod error;
@@ -13,7 +15,9 @@ mod notifications;
 mod overview;
 mod params;
 mod quarantine;
+mod rollouts;
 mod rules;
+mod silences;
 mod system;
 mod windows;
 mod write;
@@ -187,16 +191,44 @@ pub fn router() -> (Router<Shared>, OpenApi) {
         ))
         .routes(routes!(devices::recent))
         .routes(routes!(alerts::alerts))
+        .routes(routes!(alerts::alert))
+        .routes(routes!(alerts::acknowledge))
+        .routes(routes!(alerts::unacknowledge))
+        .routes(routes!(alerts::pages))
+        .routes(routes!(alerts::automation))
+        .routes(routes!(silences::silences, silences::set_silence))
+        .routes(routes!(silences::silence, silences::expire_silence))
+        .routes(routes!(commands::give))
+        .routes(routes!(commands::commands))
+        .routes(routes!(commands::stop, commands::set_stop))
+        .routes(routes!(rollouts::rollouts, rollouts::begin))
+        .routes(routes!(rollouts::rollout))
+        .routes(routes!(rollouts::stop))
+        .routes(routes!(rollouts::resume))
+        .routes(routes!(rollouts::stop_rule))
+        .routes(routes!(rollouts::resume_rule))
+        .routes(routes!(commands::command))
+        .routes(routes!(commands::cancel))
         .routes(routes!(rules::rules))
         .routes(routes!(rules::test_rule))
         .routes(routes!(rules::rule, rules::set_rule, rules::remove_rule))
         .routes(routes!(notifications::notifications))
+        .routes(routes!(notifications::resend))
         .routes(routes!(quarantine::quarantine))
         .routes(routes!(quarantine::release))
         .routes(routes!(ledger::ledger))
         .routes(routes!(ledger::too_old))
         .routes(routes!(system::system))
         .routes(routes!(live::live))
+        .routes(routes!(alertmanager::status))
+        .routes(routes!(alertmanager::list_receivers))
+        .routes(routes!(alertmanager::alerts))
+        .routes(routes!(alertmanager::groups))
+        .routes(routes!(
+            alertmanager::list_silences,
+            alertmanager::set_silence
+        ))
+        .routes(routes!(alertmanager::silence, alertmanager::expire_silence))
         .routes(routes!(health::healthz))
         .routes(routes!(health::readyz))
         .routes(routes!(health::metrics))

@@ -90,6 +90,14 @@ impl Params {
         }
     }
 
+    /// Yes or no; none if absent.
+    ///
+    /// **Errors**: 400 if it is neither `true` nor `false`.
+    pub fn flag(&self, name: &str) -> Result<Option<bool>, ApiError> {
+        let choice = self.choice(name, &["true", "false"])?;
+        Ok(choice.map(|c| c == "true"))
+    }
+
     /// A time in microseconds: RFC 3339, or integer milliseconds since the epoch.
     ///
     /// **Errors**: 400 if it is neither.

@@ -15,7 +15,7 @@ use utoipa::ToSchema;
 use super::error::clip;
 use super::params::Params;
 use super::{ApiError, Shared};
-use crate::control::{Change, Control, ControlError, Place, RuleTest, Tested};
+use crate::control::{Change, Control, Place, RuleTest, Tested};
 use crate::server::guard::BODY_BYTES_MAX;
 
 /// Most texts of a list in a body.
@@ -25,12 +25,14 @@ const LIST_MAX: usize = 64;
 /// as a rule within a second.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Accepted {
-    /// `aggregate`, `rule`, `device` or `quarantine`.
+    /// `aggregate`, `rule`, `device`, `quarantine`, `command`, `commands`, `rollout`, `alert` or
+    /// `silence`.
     #[schema(value_type = String)]
     pub kind: &'static str,
     /// Its name or id.
     pub name: String,
-    /// `set`, `removed`, `decommissioned` or `released`.
+    /// `set`, `removed`, `decommissioned`, `released`, `cancelled`, `on`, `off`, `stopped`, `resumed`,
+    /// `acknowledged`, `unacknowledged` or `expired`.
     #[schema(value_type = String)]
     pub action: &'static str,
     /// Where it stands in the log.
@@ -62,11 +64,26 @@ impl FromRequestParts<Shared> for Writer {
 }
 
 impl Writer {
+    /// Submits a change and gives the places where it stands.
+    ///
+    /// **Errors**: as [`Self::submit`].
+    pub async fn append(
+        &self,
+        change: Change,
+        kind: &'static str,
+        name: &str,
+        action: &'static str,
+    ) -> Result<Vec<Place>, ApiError> {
+        let at = self.0.submit(change).await?;
+        tracing::info!(kind, name, action, "a change entered the log");
+        Ok(at)
+    }
+
     /// Runs a rule over the log that was kept.
     ///
     /// **Errors**: 400 that names the field; 503 if that cannot be done now.
     pub async fn test_rule(&self, test: RuleTest) -> Result<Tested, ApiError> {
-        self.0.test_rule(test).await.map_err(refused)
+        Ok(self.0.test_rule(test).await?)
     }
 
     /// Submits a change and says where it stands.
@@ -79,8 +96,7 @@ impl Writer {
         name: String,
         action: &'static str,
     ) -> Result<(StatusCode, Json<Accepted>), ApiError> {
-        let at = self.0.submit(change).await.map_err(refused)?;
-        tracing::info!(kind, name, action, "a change entered the log");
+        let at = self.append(change, kind, &name, action).await?;
         let accepted = Accepted {
             kind,
             name,
@@ -91,10 +107,14 @@ impl Writer {
     }
 }
 
-fn refused(error: ControlError) -> ApiError {
-    match error {
-        ControlError::Invalid { field, message } => ApiError::bad_parameter(&field, message),
-        ControlError::Unavailable(message) => ApiError::busy(message),
+impl Writer {
+    /// Sends a notification again, and says under which id its row is found.
+    ///
+    /// **Errors**: 404, 409; 503 if it cannot be saved now.
+    pub async fn resend(&self, id: String) -> Result<String, ApiError> {
+        let again = self.0.resend(id.clone()).await?;
+        tracing::info!(id, again, "a notification is sent again by hand");
+        Ok(again)
     }
 }
 

@@ -6,8 +6,9 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
-use views::Views;
-use views::model::{Alert, Overview, Row};
+use views::model::{Overview, Row};
+use views::oncall::{AlertPage, MarkedAlert};
+use views::{Command, Views};
 
 use super::frame::Frame;
 use super::hub::Hub;
@@ -68,8 +69,19 @@ struct Windows<'a> {
 }
 
 #[derive(Serialize)]
+struct Commands<'a> {
+    items: &'a [Command],
+    dropped: u64,
+}
+
+#[derive(Serialize)]
 struct Alerts<'a> {
-    items: &'a [Alert],
+    items: &'a [MarkedAlert],
+}
+
+#[derive(Serialize)]
+struct Pages<'a> {
+    items: &'a [AlertPage],
 }
 
 impl Feed {
@@ -89,6 +101,14 @@ impl Feed {
         // Alerts first: of all that may be late they matter most.
         for items in changes.alerts.chunks(ITEMS_MAX) {
             self.send("alerts", &Alerts { items })?;
+        }
+        for items in changes.pages.chunks(ITEMS_MAX) {
+            self.send("pages", &Pages { items })?;
+        }
+        if !changes.commands.is_empty() {
+            let items = &changes.commands;
+            let dropped = changes.commands_dropped;
+            self.send("commands", &Commands { items, dropped })?;
         }
         if !changes.windows.is_empty() || changes.dropped > 0 {
             let items = &changes.windows[..changes.windows.len().min(ITEMS_MAX)];

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use dashboard::control::{Change, Control, ControlError, Place, Submitted};
+use dashboard::control::{Change, Control, ControlError, Place, Resent, Submitted};
 use dashboard::{Dashboard, Settings};
 use event::AggregateSpec;
 use http_body_util::{BodyExt, Full};
@@ -23,8 +23,8 @@ use views::model::{
     Outstanding, PartitionReport, Point, QuarantineItem, Scalar, Time, Totals,
 };
 use views::{
-    DeviceQuery, DeviceSource, Group, LagReport, OutstandingQuery, Page, RowPart, RowState,
-    SettledCounts, StatusCounts, Tier, Views,
+    Command, CommandQuery, DeviceQuery, DeviceSource, Group, LagReport, OutstandingQuery, Page,
+    Rollout, RowPart, RowState, SettledCounts, StatusCounts, Tier, Views,
 };
 
 pub const SECOND: i64 = 1_000_000;
@@ -96,6 +96,14 @@ impl Control for Changes {
                     offset: 41,
                 }])
             }
+        };
+        Box::pin(std::future::ready(answer))
+    }
+
+    fn resend(&self, id: String) -> Resent<'_> {
+        let answer = match self.refuse.lock().unwrap().clone() {
+            Some(error) => Err(error),
+            None => Ok(format!("{id}~1")),
         };
         Box::pin(std::future::ready(answer))
     }
@@ -344,15 +352,21 @@ pub fn filled() -> Arc<Views> {
         },
     );
     views.put_notification(Notification {
-        id: "n-1".to_owned(),
+        id: "ops:a-2:raised".to_owned(),
+        message: "a-2:raised".to_owned(),
+        page: "p-1".to_owned(),
         alert: "a-2".to_owned(),
         target: "ops".to_owned(),
         kind: "raised".to_owned(),
+        summary: "too hot".to_owned(),
         attempts: 1,
         state: "delivered".to_owned(),
+        queued: Time(T),
         last_attempt: Some(Time(T)),
         status: Some(200),
         error: None,
+        by_fallback: false,
+        handed_on: false,
     });
     for partition in 0..2 {
         views.put_report(PartitionReport {
@@ -439,13 +453,91 @@ impl DeviceSource for Registry {
                 .into()
         })
     }
+
+    fn command(&self, id: &str) -> Option<Command> {
+        let known = ["d-1", "d-4"].contains(&id) && self.ids.contains(&id);
+        known.then(|| command(id))
+    }
+
+    fn commands(&self, query: &CommandQuery) -> Page<Command> {
+        let all = ["d-1", "d-4"].into_iter();
+        let fits = |c: &Command| {
+            query.device.as_ref().is_none_or(|d| *d == c.device)
+                && query.state.as_ref().is_none_or(|s| s == c.state)
+        };
+        let all = all.filter_map(|id| self.command(id)).filter(fits);
+        let all: Vec<Command> = all.collect();
+        let total = all.len() as u64;
+        let behind = |c: &Command| query.is_behind(c.issued.0, &c.id);
+        let items = all.into_iter().filter(behind).take(query.limit).collect();
+        Page { items, total }
+    }
+
+    fn rollouts(&self) -> Vec<Rollout> {
+        let rollout = Rollout {
+            id: "d-1".to_owned(),
+            name: "fan".to_owned(),
+            args: BTreeMap::new(),
+            state: "stopped",
+            reason: Some("the canary failed".to_owned()),
+            by: "ann".to_owned(),
+            why: String::new(),
+            created: Time(T),
+            ended: None,
+            canary: 1,
+            at_once: 50,
+            max_failures: 0,
+            dry_run: false,
+            total: 4,
+            waiting: 3,
+            under_way: 0,
+            succeeded: 0,
+            failed: 1,
+        };
+        if self.ids.contains(&"d-1") {
+            vec![rollout]
+        } else {
+            Vec::new()
+        }
+    }
+}
+
+/// A command for the device of the same name: `d-1` waits, `d-4` was sent later.
+fn command(id: &str) -> Command {
+    let sent = id == "d-4";
+    Command {
+        id: id.to_owned(),
+        device: id.to_owned(),
+        agent: Some("gw-1".to_owned()),
+        name: "fan".to_owned(),
+        args: [("speed".to_owned(), "3".to_owned())].into(),
+        state: if sent { "sent" } else { "queued" },
+        certain: !sent,
+        by: "ann".to_owned(),
+        why: String::new(),
+        rule: None,
+        rollout: None,
+        alert: None,
+        dry_run: false,
+        forced: false,
+        issued: Time(T + i64::from(sent)),
+        expires: Time(T + 300 * SECOND),
+        sent: sent.then_some(Time(T + 1)),
+        sends: u32::from(sent),
+        started: None,
+        ended: None,
+        exit_code: None,
+        duration_ms: None,
+        output: None,
+        reason: None,
+    }
 }
 
 fn device(id: &str) -> Device {
     let buffering = matches!(id, "d-3" | "d-4");
     Device {
         id: id.to_owned(),
-        agent: Some("gw-1".to_owned()),
+        agent: (id != "D-2").then(|| "gw-1".to_owned()),
         status: if buffering { "buffering" } else { "online" },
         first_seen: Time(T),
         last_event: Time(T + 20 * SECOND),

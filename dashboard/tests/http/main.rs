@@ -2,7 +2,9 @@
 
 mod fixture;
 
+mod alerting;
 mod calls;
+mod commands;
 mod description;
 mod limits;
 mod live;

@@ -211,6 +211,30 @@ async fn what_was_quarantined_is_released() {
 }
 
 #[tokio::test]
+async fn notifications_are_sent_again() {
+    let server = ready().await;
+    let path = "/api/v1/notifications/ops:a-2:raised/resend";
+    let reply = server.write("POST", path, "").await;
+    assert_eq!(
+        (reply.status.as_u16(), reply.json()),
+        (202, json!({"id": "ops:a-2:raised~1"}))
+    );
+    assert_eq!(
+        refused(&server, "POST", path, r#"{"to": "x"}"#, 400).await,
+        "to"
+    );
+    for (error, status) in [
+        (ControlError::NotFound("none".to_owned()), 404),
+        (ControlError::Conflict("over".to_owned()), 409),
+        (ControlError::Unavailable("full".to_owned()), 503),
+    ] {
+        *server.changes.refuse.lock().unwrap() = Some(error);
+        let reply = server.write("POST", path, "").await;
+        assert_eq!(reply.status, status);
+    }
+}
+
+#[tokio::test]
 async fn pages_of_other_sites_cannot_change_anything() {
     let server = ready().await;
     let json = ("content-type", "application/json");

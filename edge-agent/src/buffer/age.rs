@@ -10,7 +10,7 @@
 //!   next time that is known, in the same life.
 //! - A clock that is set back only makes events younger.
 //! - After the start, and after each step of the clock by more than [`STEP`], nothing is dropped for
-//!   [`SETTLE`]: a step may be a mistake that is put right.
+//!   [`SETTLE`]: a step may be a mistake that is put right. A suspend is no step: time since boot counts it.
 //! - Each round drops only the oldest, at most [`CHUNKS_A_ROUND`] chunks or a 64th of all, and rounds are
 //!   [`EVERY`] apart.
 
@@ -23,7 +23,7 @@ use super::{Buffer, BufferError, Settings};
 
 /// Time between two rounds.
 pub const EVERY: Duration = Duration::from_secs(10);
-/// A clock that goes on by more or less than the monotonic one, by at least this between two looks, has
+/// A clock that goes on by more or less than time since boot, by at least this between two looks, has
 /// been set.
 const STEP: Duration = Duration::from_secs(60);
 /// So long nothing is dropped after a start or a step.
@@ -37,7 +37,7 @@ const AHEAD_MAX: u32 = 86_400;
 /// What is known of the time.
 #[derive(Debug, Default)]
 pub(super) struct State {
-    /// The last look at both clocks: monotonic, and microseconds since 1970.
+    /// The last look at both clocks: time since boot, and microseconds since 1970.
     seen: Option<(Duration, i64)>,
     /// Since when the clock goes on without a step, monotonic.
     steady_since: Duration,
@@ -67,9 +67,9 @@ impl Settings {
 }
 
 impl Buffer {
-    /// Takes the present time; `wall` is none under a clock that was never set. `monotonic` never steps.
-    /// What is stored from now on is stamped with it.
-    pub fn set_clock(&mut self, monotonic: Duration, wall: Option<EventTime>) {
+    /// Takes the present time; `wall` is none under a clock that was never set. `monotonic` and `boottime` (since
+    /// boot, suspend included) never step. What is stored from now on is stamped with `wall`.
+    pub fn set_clock(&mut self, monotonic: Duration, boottime: Duration, wall: Option<EventTime>) {
         let age = &mut self.age;
         let Some(wall) = wall.map(EventTime::as_micros) else {
             // What is stored from here on is as old as the next time that is known.
@@ -78,7 +78,7 @@ impl Buffer {
             return;
         };
         let stepped = age.seen.is_none_or(|(then, before)| {
-            let passed = i64::try_from(monotonic.saturating_sub(then).as_micros());
+            let passed = i64::try_from(boottime.saturating_sub(then).as_micros());
             let expected = before.saturating_add(passed.unwrap_or(i64::MAX));
             u128::from(expected.abs_diff(wall)) > STEP.as_micros()
         });
@@ -86,7 +86,7 @@ impl Buffer {
             age.steady_since = monotonic;
         }
         age.first.get_or_insert(seconds(wall));
-        age.seen = Some((monotonic, wall));
+        age.seen = Some((boottime, wall));
     }
 
     /// When [`Self::expire`] may have something to do, monotonic; none without an age limit, or if
@@ -149,6 +149,7 @@ mod tests {
     struct Agent {
         buffer: Buffer,
         monotonic: u64,
+        suspended: u64,
         wall: i64,
         is_set: bool,
     }
@@ -165,6 +166,7 @@ mod tests {
             Self {
                 buffer: open_backend(InMemoryBackend::new(), &agent, &settings, 1, now).unwrap(),
                 monotonic: 0,
+                suspended: 0,
                 wall: WALL,
                 is_set: true,
             }
@@ -173,7 +175,8 @@ mod tests {
         fn tell(&mut self) {
             let wall = self.is_set.then(|| EventTime::from_secs(self.wall));
             let monotonic = Duration::from_secs(self.monotonic);
-            self.buffer.set_clock(monotonic, wall);
+            let boottime = monotonic + Duration::from_secs(self.suspended);
+            self.buffer.set_clock(monotonic, boottime, wall);
         }
 
         /// Stores events that happened long ago.
@@ -246,6 +249,17 @@ mod tests {
         agent.wall += 62_000_000;
         assert_eq!(agent.pass(600), 0);
         assert_eq!(agent.pass(200), 5);
+    }
+
+    #[test]
+    fn a_suspend_is_no_step_of_the_clock() {
+        let mut agent = Agent::new();
+        agent.store(5);
+        assert_eq!(agent.pass(1000), 0);
+        // It sleeps longer than anything may be held, and goes on where it was.
+        agent.suspended += AGE_MAX;
+        agent.wall += AGE_MAX as i64;
+        assert_eq!(agent.pass(100), 5);
     }
 
     #[test]

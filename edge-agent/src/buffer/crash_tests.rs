@@ -311,7 +311,7 @@ impl World {
         for _ in 0..steps {
             let seconds = self.rng.random_range(5..90);
             self.pass(seconds);
-            buffer.set_clock(self.monotonic, Some(self.now()));
+            buffer.set_clock(self.monotonic, self.monotonic, Some(self.now()));
             let dropped = buffer.dropped();
             match self.rng.random_range(0..20) {
                 0..=11 => {
@@ -388,7 +388,7 @@ impl World {
                 16 => {
                     // What is held may be over the limit of its age.
                     self.pass(900);
-                    buffer.set_clock(self.monotonic, Some(self.now()));
+                    buffer.set_clock(self.monotonic, self.monotonic, Some(self.now()));
                     self.seen.expired += buffer.expire(self.monotonic).unwrap();
                 }
                 17 => {

@@ -23,7 +23,7 @@ pub struct Position {
     pub seq: u64,
 }
 
-/// What the events of a chunk are; all of one chunk are the same.
+/// What the events of a chunk are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// As they were taken in.
@@ -32,6 +32,8 @@ pub(crate) enum Kind {
     Summary,
     /// Faults: they go last.
     Fault,
+    /// Raw ones with faults among them: the chunk says which.
+    Mixed,
 }
 
 impl Kind {
@@ -41,12 +43,18 @@ impl Kind {
             Self::Raw => 0,
             Self::Summary => 1,
             Self::Fault => 2,
+            Self::Mixed => 3,
         }
+    }
+
+    /// Whether there are events in it as they were taken in that are no faults.
+    pub fn has_raw(self) -> bool {
+        matches!(self, Self::Raw | Self::Mixed)
     }
 
     /// The one with this number in the file, if there is one.
     pub fn from_code(code: u8) -> Option<Self> {
-        [Self::Raw, Self::Summary, Self::Fault]
+        [Self::Raw, Self::Summary, Self::Fault, Self::Mixed]
             .into_iter()
             .find(|kind| kind.code() == code)
     }
@@ -80,7 +88,7 @@ pub(crate) struct Index {
     /// Those that are not raw, of which there are few.
     summaries: BTreeSet<ChunkKey>,
     faults: BTreeSet<ChunkKey>,
-    /// No raw chunk lies before this: finding the oldest need not begin at the beginning. None = there
+    /// No raw or mixed chunk lies before this: finding the oldest need not begin at the beginning. None = there
     /// is none at all.
     raw_from: Option<ChunkKey>,
     events: u64,
@@ -100,7 +108,9 @@ impl Index {
         self.events += u64::from(meta.count);
         self.bytes += u64::from(meta.bytes);
         match meta.kind {
-            Kind::Raw => self.raw_from = Some(self.raw_from.map_or(key, |from| from.min(key))),
+            Kind::Raw | Kind::Mixed => {
+                self.raw_from = Some(self.raw_from.map_or(key, |from| from.min(key)))
+            }
             Kind::Fault => drop(self.faults.insert(key)),
             Kind::Summary => {
                 self.summaries.insert(key);
@@ -124,7 +134,7 @@ impl Index {
         self.events -= u64::from(meta.count);
         self.bytes -= u64::from(meta.bytes);
         match meta.kind {
-            Kind::Raw => {}
+            Kind::Raw | Kind::Mixed => {}
             Kind::Fault => drop(self.faults.remove(&key)),
             Kind::Summary => {
                 self.summaries.remove(&key);
@@ -156,12 +166,12 @@ impl Index {
         self.lives.values().map(BTreeMap::len).sum()
     }
 
-    /// The chunk of this kind that was stored first.
+    /// The chunk of this kind that was stored first; raw and mixed ones are one kind here.
     pub fn oldest_of(&mut self, kind: Kind) -> Option<(ChunkKey, ChunkMeta)> {
         let key = match kind {
             Kind::Summary => *self.summaries.first()?,
             Kind::Fault => *self.faults.first()?,
-            Kind::Raw => {
+            Kind::Raw | Kind::Mixed => {
                 let oldest = self.raw_since(self.raw_from?).next();
                 self.raw_from = oldest.map(|(key, _)| key);
                 return oldest;
@@ -171,7 +181,7 @@ impl Index {
         Some((key, *meta))
     }
 
-    /// The raw chunks from this place on, in the order of storing.
+    /// The raw and mixed chunks from this place on, in the order of storing.
     pub fn raw_since(&self, from: ChunkKey) -> impl Iterator<Item = (ChunkKey, ChunkMeta)> {
         self.lives
             .range(from.inc..)
@@ -180,7 +190,7 @@ impl Index {
                 let chunk = move |(&first, &meta)| (ChunkKey { inc, first }, meta);
                 life.range(first..).map(chunk)
             })
-            .filter(|(_, meta)| meta.kind == Kind::Raw)
+            .filter(|(_, meta)| meta.kind.has_raw())
     }
 
     /// All chunks, in the order of storing.

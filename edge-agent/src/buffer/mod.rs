@@ -22,8 +22,9 @@
 //! boots    boot                          -> postcard unplaced::Boot  boots with the next, and this one's offset
 //! unplaced (boot, n)                     -> readings n.. as a chunk, times in microseconds since boot
 //! unplaced_index (boot, n)               -> (count, bytes, earliest, latest)
+//! unplaced_kinds (boot, n)               -> kind, of those that are not raw
 //! ```
-//! A chunk holds events of one kind: raw, summaries or faults. It holds at most [`Settings::chunk_events_max`] events. The last chunk grows with each
+//! A chunk holds raw events and faults (its header then says which are faults), or summaries. It holds at most [`Settings::chunk_events_max`] events. The last chunk grows with each
 //! commit until it is full, so that an agent with one sample a second does not end up with one row
 //! a commit. Beside the file lies `incarnation`, a text file with the highest incarnation number
 //! given out, so that the number grows even when the file is lost; and `reserve`, 1 MiB that is given
@@ -36,7 +37,9 @@ mod commands;
 mod crash_tests;
 mod error;
 mod faults;
+mod growing;
 mod index;
+mod mixed;
 #[cfg(test)]
 mod model_tests;
 mod open;

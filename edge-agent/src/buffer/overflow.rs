@@ -6,7 +6,8 @@
 //!    maximum carry the time of the event that set them, the count that of the last event of its
 //!    minute. The raw numbers are declared as a gap.
 //! 2. When nothing is left to be summed up, the oldest chunks are dropped, raw or summary.
-//! 3. Faults ([`super::faults`]) go last, the oldest first.
+//! 3. Faults ([`super::faults`]) go last, the oldest first. Of those that lie among other events in a chunk see
+//!    [`super::mixed`].
 //!
 //! What makes that safe:
 //! - Summary and raw have different metrics. Should the cloud have a raw event whose ack was lost, it
@@ -30,8 +31,9 @@ use std::collections::BTreeMap;
 use event::{DeviceId, EventTime, GapReason, MetricName, Sample, SeqRange, Value};
 use serde::{Deserialize, Serialize};
 
+use super::chunk::{Chunk, Runs};
+use super::growing::{CHUNK_RAW_BYTES_MAX, meta_of, raw_bytes};
 use super::index::{ChunkKey, ChunkMeta, Kind};
-use super::store::{CHUNK_RAW_BYTES_MAX, meta_of, raw_bytes};
 use super::{Buffer, BufferError, chunk};
 
 /// What is done when the buffer is over its limit.
@@ -126,9 +128,10 @@ impl Buffer {
                 most = most.max(before);
             }
         }
-        self.drop_unplaced_over(most);
+        self.drop_unplaced_over(most, false)?;
         // Faults go last.
-        self.drop_down_to(most.saturating_sub(self.unplaced.bytes()), accepted, true);
+        self.drop_down_to(most.saturating_sub(self.unplaced.bytes()), accepted, true)?;
+        self.drop_unplaced_over(most, true)?;
         self.room.waiting = self.unplaced.bytes();
         Ok(())
     }
@@ -156,11 +159,16 @@ impl Buffer {
             }
         };
         let waits = self.unplaced.events() > 0;
-        self.drop_down_to(goal, accepted, !waits);
+        self.drop_down_to(goal, accepted, !waits)?;
         Ok(done)
     }
 
-    fn drop_down_to(&mut self, goal: u64, accepted: SeqRange, faults: bool) {
+    fn drop_down_to(
+        &mut self,
+        goal: u64,
+        accepted: SeqRange,
+        faults: bool,
+    ) -> Result<(), BufferError> {
         while self.index.bytes() > goal {
             let [raw, summary, fault] = [Kind::Raw, Kind::Summary, Kind::Fault].map(|kind| {
                 let oldest = self.index.oldest_of(kind);
@@ -170,10 +178,25 @@ impl Buffer {
             let by_age = |(key, meta): &(ChunkKey, ChunkMeta)| (meta.stored, meta.min_time, *key);
             let oldest = raw.into_iter().chain(summary).min_by_key(by_age);
             let Some((key, meta)) = oldest.or(fault.filter(|_| faults)) else {
-                return;
+                return Ok(());
             };
-            self.declare_lost(key, meta, GapReason::Overflow);
+            if meta.kind != Kind::Mixed {
+                self.declare_lost(key, meta, GapReason::Overflow);
+                continue;
+            }
+            // A damaged one is declared there.
+            let Some(chunk) = self.chunk(key, meta)? else {
+                continue;
+            };
+            let parts = self.parts(key, meta, &chunk)?;
+            if parts.is_smaller_than(meta) {
+                self.dropped += parts.others_count() as u64;
+                self.leave_faults(key, parts);
+            } else {
+                self.keep_with_faults(key, meta, &chunk)?;
+            }
         }
+        Ok(())
     }
 
     fn compact_down_to(
@@ -220,22 +243,31 @@ impl Buffer {
     /// smaller. Returns what it cost, in events.
     fn sum_up(&mut self, chunks: Vec<(ChunkKey, ChunkMeta)>) -> Result<usize, BufferError> {
         let mut group = Group::default();
-        let (mut read, mut cost) = (Vec::new(), 0);
+        let (mut read, mut cost, mut stored) = (Vec::new(), 0, 0);
+        // Of what is to be replaced, without the faults, which stay.
+        let mut bytes_before: u64 = 0;
         for (key, meta) in chunks {
             self.room.tried = Some(key);
             cost += (meta.count as usize).max(CHUNK_COST);
             // A damaged one is declared there.
-            let Some(samples) = self.samples(key, meta)? else {
+            let Some(chunk) = self.chunk(key, meta)? else {
                 continue;
             };
-            group.add(&samples);
-            read.push((key, meta));
+            let parts = self.parts(key, meta, &chunk)?;
+            if !parts.is_smaller_than(meta) {
+                continue;
+            }
+            for run in chunk.others() {
+                group.add(chunk.of(&run));
+            }
+            bytes_before += u64::from(meta.bytes) - parts.fault_bytes();
+            stored = stored.max(meta.stored);
+            group.entries += chunk.samples.len() - parts.others_count();
+            read.push((key, parts));
             if cost >= GROUP_EVENTS_MAX || group.entries >= GROUP_ENTRIES_MAX {
                 break;
             }
         }
-        let bytes_before: u64 = read.iter().map(|(_, m)| u64::from(m.bytes)).sum();
-        let stored = read.iter().map(|(_, m)| m.stored).max().unwrap_or(0);
         let inc = self.state.incarnation;
         let Group {
             summed_up, lost, ..
@@ -256,7 +288,11 @@ impl Buffer {
             let n = rest.iter().take(most).take_while(fits).count();
             let (part, more) = rest.split_at(n);
             rest = more;
-            let bytes = chunk::encode(&self.agent, inc, first, part)?;
+            let of_part = Chunk {
+                samples: part.to_vec(),
+                faults: Runs::new(),
+            };
+            let bytes = chunk::encode(&self.agent, inc, first, &of_part)?;
             bytes_after += bytes.len() as u64;
             if bytes_after > bytes_before / 2 {
                 return Ok(cost);
@@ -265,7 +301,10 @@ impl Buffer {
             rows.push((ChunkKey { inc, first }, meta, bytes));
             first += part.len() as u64;
         }
-        self.declare_replaced(&read, lost);
+        self.dropped += lost;
+        for (key, parts) in read {
+            self.leave_faults(key, parts);
+        }
         self.room.summed_up += summed_up;
         if let Some((key, meta, _)) = rows.last() {
             self.end_tail();

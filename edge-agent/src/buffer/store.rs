@@ -4,11 +4,13 @@ use std::collections::{BTreeMap, VecDeque};
 
 use event::{
     AgentId, Columns, EventTime, Gap, GapReason, Held, Incarnation, Lineage, Sample, SeqRange,
-    TimeRange, Value,
+    TimeRange,
 };
 use redb::{Database, ReadableDatabase};
 
+use super::chunk::Chunk;
 use super::faults::Faults;
+use super::growing::{Growing, meta_of};
 use super::index::{ChunkKey, ChunkMeta, Index, Kind, Position};
 use super::tables::{Ancestor, CHUNKS, CURSORS, Changes, Row, State};
 use super::unplaced::Unplaced;
@@ -49,8 +51,6 @@ impl Default for Settings {
     }
 }
 
-/// Raw bytes of samples beyond which a chunk is full: far below the limit of a batch.
-pub(super) const CHUNK_RAW_BYTES_MAX: usize = 96 << 10;
 /// Most rows changed by acks that wait in memory for the next commit.
 const OVERLAY_ROWS_MAX: usize = 1024;
 /// Decoded chunks kept between reads of neighbouring ranges.
@@ -87,12 +87,9 @@ impl Announcement {
 #[derive(Debug)]
 struct Tail {
     first: u64,
-    kind: Kind,
     /// When it was begun, as [`ChunkMeta::stored`].
     begun: u32,
-    samples: Vec<Sample>,
-    raw_bytes: usize,
-    encoded_bytes: usize,
+    growing: Growing,
 }
 
 /// The durable buffer of one agent. One owner at a time calls it; it knows no clock and no threads.
@@ -111,7 +108,7 @@ pub struct Buffer {
     tail: Option<Tail>,
     /// What is not committed yet; reads look here first.
     changes: Changes,
-    decoded: VecDeque<(ChunkKey, Vec<Sample>)>,
+    decoded: VecDeque<(ChunkKey, Chunk)>,
     columns: Columns,
     poisoned: bool,
     pub(super) dropped: u64,
@@ -324,8 +321,8 @@ impl Buffer {
             if !out.is_empty() && from != start + out.len() as u64 {
                 break;
             }
-            let result = self.samples(key, meta);
-            let Some(samples) = self.poison_on_error(result)? else {
+            let result = self.chunk(key, meta);
+            let Some(chunk) = self.poison_on_error(result)? else {
                 if out.is_empty() {
                     continue;
                 }
@@ -334,10 +331,11 @@ impl Buffer {
             if out.is_empty() {
                 start = from;
             }
+            let samples = &chunk.samples;
             out.extend_from_slice(
                 &samples[(from - key.first) as usize..=(to - key.first) as usize],
             );
-            self.remember(key, samples);
+            self.remember(key, chunk);
         }
         if out.is_empty() {
             return Ok(None);
@@ -372,10 +370,11 @@ impl Buffer {
             if out.first <= key.first && key.last(&meta) <= out.last {
                 continue;
             }
-            let result = self.samples(key, meta);
-            let Some(samples) = self.poison_on_error(result)? else {
+            let result = self.chunk(key, meta);
+            let Some(chunk) = self.poison_on_error(result)? else {
                 continue;
             };
+            let samples = &chunk.samples;
             let rest = samples
                 .iter()
                 .zip(key.first..)
@@ -383,7 +382,7 @@ impl Buffer {
                 .map(|(s, _)| s.time)
                 .min();
             earliest = [earliest, rest].into_iter().flatten().min();
-            self.remember(key, samples);
+            self.remember(key, chunk);
         }
         Ok(earliest)
     }
@@ -513,28 +512,36 @@ impl Buffer {
     /// Puts samples behind the last ones, as rows that the next commit writes.
     pub(super) fn stage(&mut self, samples: &[Sample]) -> Result<(), BufferError> {
         match self.settings.faults.split(samples) {
-            None => self.stage_as(Kind::Raw, samples.iter()),
+            None => self.stage_as(false, samples.iter())?,
             Some((faults, others)) => {
-                self.stage_as(Kind::Fault, faults.into_iter())?;
-                self.stage_as(Kind::Raw, others.into_iter())
+                self.stage_as(true, faults.into_iter())?;
+                self.stage_as(false, others.into_iter())?;
             }
         }
+        self.put_tail()
+    }
+
+    /// The same with samples of which it is known which are faults.
+    pub(super) fn stage_chunk(&mut self, chunk: &Chunk) -> Result<(), BufferError> {
+        for run in &chunk.faults {
+            self.stage_as(true, chunk.of(run).iter())?;
+        }
+        for run in chunk.others() {
+            self.stage_as(false, chunk.of(&run).iter())?;
+        }
+        self.put_tail()
     }
 
     fn stage_as<'a>(
         &mut self,
-        kind: Kind,
+        faults: bool,
         samples: impl Iterator<Item = &'a Sample>,
     ) -> Result<(), BufferError> {
         let begun = self.age.stored();
         for sample in samples {
             let seq = self.state.last_seq + 1;
             let full = self.tail.as_ref().is_some_and(|t| {
-                t.kind != kind
-                    || self.settings.outgrown(t.begun, begun)
-                    || t.samples.len() >= self.settings.chunk_events_max.max(1) as usize
-                    || t.raw_bytes >= CHUNK_RAW_BYTES_MAX
-                    || t.encoded_bytes >= self.settings.chunk_bytes
+                self.settings.outgrown(t.begun, begun) || t.growing.is_full(&self.settings, faults)
             });
             if full {
                 self.put_tail()?;
@@ -542,17 +549,13 @@ impl Buffer {
             }
             let tail = self.tail.get_or_insert_with(|| Tail {
                 first: seq,
-                kind,
                 begun,
-                samples: Vec::new(),
-                raw_bytes: 0,
-                encoded_bytes: 0,
+                growing: Growing::default(),
             });
-            tail.raw_bytes += raw_bytes(sample);
-            tail.samples.push(sample.clone());
+            tail.growing.push(sample, faults);
             self.state.last_seq = seq;
         }
-        self.put_tail()
+        Ok(())
     }
 
     /// Gives out numbers whose events are lost.
@@ -570,14 +573,14 @@ impl Buffer {
     }
 
     fn put_tail(&mut self) -> Result<(), BufferError> {
-        let Some(tail) = &self.tail else {
+        let Some(tail) = &mut self.tail else {
             return Ok(());
         };
         let key = ChunkKey {
             inc: self.state.incarnation,
             first: tail.first,
         };
-        let count = tail.samples.len() as u32;
+        let count = tail.growing.chunk.samples.len() as u32;
         if self
             .index
             .overlapping(range_of(key, 1))
@@ -585,11 +588,10 @@ impl Buffer {
         {
             return Ok(());
         }
-        let bytes = chunk::encode(&self.agent, key.inc, key.first, &tail.samples)?;
-        let meta = meta_of(&tail.samples, bytes.len(), tail.kind, self.age.stored());
-        if let Some(tail) = &mut self.tail {
-            tail.encoded_bytes = bytes.len();
-        }
+        let stored = self.age.stored();
+        let (meta, bytes) = tail
+            .growing
+            .encode(&self.agent, key.inc, key.first, stored)?;
         self.put(key, meta, bytes);
         Ok(())
     }
@@ -629,24 +631,28 @@ impl Buffer {
                 continue;
             }
             // A part of a chunk is acked: the rest becomes one or two chunks of its own.
-            let Some(samples) = self.samples(key, meta)? else {
+            let Some(chunk) = self.chunk(key, meta)? else {
                 continue;
             };
             self.remove(key);
             gone += to - from + 1;
-            let head = &samples[..(from - key.first) as usize];
-            let rest = &samples[(to + 1 - key.first) as usize..];
+            let head = chunk.part(0..(from - key.first) as u32);
+            let rest = chunk.part((to + 1 - key.first) as u32..meta.count);
             for (first, part) in [(key.first, head), (to + 1, rest)] {
-                if part.is_empty() {
+                if part.samples.is_empty() {
                     continue;
                 }
-                let bytes = chunk::encode(&self.agent, key.inc, first, part)?;
+                let bytes = chunk::encode(&self.agent, key.inc, first, &part)?;
+                let kind = match meta.kind {
+                    Kind::Summary => Kind::Summary,
+                    Kind::Raw | Kind::Fault | Kind::Mixed => part.kind(),
+                };
                 self.put(
                     ChunkKey {
                         inc: key.inc,
                         first,
                     },
-                    meta_of(part, bytes.len(), meta.kind, meta.stored),
+                    meta_of(&part.samples, bytes.len(), kind, meta.stored),
                     bytes,
                 );
             }
@@ -656,19 +662,6 @@ impl Buffer {
 
     pub(super) fn declare_lost(&mut self, key: ChunkKey, meta: ChunkMeta, reason: GapReason) {
         self.dropped += u64::from(meta.count);
-        self.declare_gone(key, meta, reason);
-    }
-
-    /// As [`Self::declare_lost`], but something else tells of some of the events; `lost` of them are
-    /// lost.
-    pub(super) fn declare_replaced(&mut self, chunks: &[(ChunkKey, ChunkMeta)], lost: u64) {
-        self.dropped += lost;
-        for (key, meta) in chunks {
-            self.declare_gone(*key, *meta, GapReason::Overflow);
-        }
-    }
-
-    fn declare_gone(&mut self, key: ChunkKey, meta: ChunkMeta, reason: GapReason) {
         self.remove(key);
         let gap = Gap {
             incarnation: key.inc,
@@ -723,32 +716,33 @@ impl Buffer {
     }
 
     /// The events of a chunk; none if it is damaged, which is then declared.
-    pub(super) fn samples(
+    pub(super) fn chunk(
         &mut self,
         key: ChunkKey,
         meta: ChunkMeta,
-    ) -> Result<Option<Vec<Sample>>, BufferError> {
+    ) -> Result<Option<Chunk>, BufferError> {
         if key.inc == self.state.incarnation
             && let Some(tail) = self.tail.as_ref().filter(|t| t.first == key.first)
         {
-            return Ok(Some(tail.samples.clone()));
+            return Ok(Some(tail.growing.chunk.clone()));
         }
         if let Some(at) = self.decoded.iter().position(|(k, _)| *k == key)
-            && let Some((_, samples)) = self.decoded.remove(at)
+            && let Some((_, chunk)) = self.decoded.remove(at)
         {
-            return Ok(Some(samples));
+            return Ok(Some(chunk));
         }
+        let (kind, columns) = (meta.kind, &mut self.columns);
         let decoded = match self.changes.rows.get(&key) {
-            Some(Row::Put(_, bytes)) => chunk::decode(bytes, &mut self.columns).ok(),
+            Some(Row::Put(_, bytes)) => chunk::decode(bytes, kind, columns).ok(),
             Some(Row::Remove) => None,
             None => {
                 let table = self.db.begin_read()?.open_table(CHUNKS)?;
                 let row = table.get_owned((key.inc.no, key.inc.rand, key.first))?;
-                row.and_then(|v| chunk::decode(v.value(), &mut self.columns).ok())
+                row.and_then(|v| chunk::decode(v.value(), kind, columns).ok())
             }
         };
-        match decoded.filter(|s| s.len() == meta.count as usize) {
-            Some(samples) => Ok(Some(samples)),
+        match decoded.filter(|c| c.samples.len() == meta.count as usize) {
+            Some(chunk) => Ok(Some(chunk)),
             None => {
                 tracing::error!(
                     incarnation = %key.inc, first = key.first, events = meta.count,
@@ -760,12 +754,12 @@ impl Buffer {
         }
     }
 
-    fn remember(&mut self, key: ChunkKey, samples: Vec<Sample>) {
+    fn remember(&mut self, key: ChunkKey, chunk: Chunk) {
         let is_tail = key.inc == self.state.incarnation
             && self.tail.as_ref().is_some_and(|t| t.first == key.first);
         if !is_tail {
             self.decoded.truncate(DECODED_MAX - 1);
-            self.decoded.push_front((key, samples));
+            self.decoded.push_front((key, chunk));
         }
     }
 
@@ -794,29 +788,10 @@ impl Buffer {
     }
 }
 
-pub(super) fn raw_bytes(sample: &Sample) -> usize {
-    24 + match &sample.value {
-        Value::Text(text) => text.len(),
-        Value::Number(_) | Value::Bool(_) => 8,
-    }
-}
-
 fn range_of(key: ChunkKey, count: u64) -> SeqRange {
     SeqRange {
         incarnation: key.inc,
         first: key.first,
         last: key.first + count - 1,
-    }
-}
-
-pub(super) fn meta_of(samples: &[Sample], bytes: usize, kind: Kind, stored: u32) -> ChunkMeta {
-    let times = || samples.iter().map(|s| s.time);
-    ChunkMeta {
-        count: samples.len() as u32,
-        bytes: bytes as u32,
-        min_time: times().min().unwrap_or_default(),
-        max_time: times().max().unwrap_or_default(),
-        stored,
-        kind,
     }
 }

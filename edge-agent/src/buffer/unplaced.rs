@@ -11,8 +11,8 @@
 //! reading). Boots of which none knew the time follow each other.
 //!
 //! **Overflow**: what has a time is dropped first, because it is mostly older, but for faults; then the oldest of
-//! these (faults among them, too: they are not told apart here), then faults that have a time.
-//! Their numbers and the times of the gap are not known before the boot is placed; until then the loss is
+//! these, but for faults; then faults that have a time, and at last those that have none. What is the newest
+//! chunk of these stays. Their numbers and the times of the gap are not known before the boot is placed; until then the loss is
 //! noted in the boot's row, and then declared like any other.
 
 use std::collections::BTreeMap;
@@ -24,8 +24,9 @@ use event::{
 use redb::{ReadableDatabase as _, ReadableTable as _, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize};
 
+use super::chunk::Chunk;
+use super::growing::{Growing, meta_of};
 use super::index::{ChunkMeta, Kind};
-use super::store::{CHUNK_RAW_BYTES_MAX, meta_of, raw_bytes};
 use super::tables::encode;
 use super::{Buffer, BufferError, OpenError, chunk};
 
@@ -38,6 +39,8 @@ const UNPLACED: TableDefinition<(u64, u64), &[u8]> = TableDefinition::new("unpla
 type IndexRow = (u32, u32, i64, i64);
 const UNPLACED_INDEX: TableDefinition<(u64, u64), IndexRow> =
     TableDefinition::new("unplaced_index");
+/// Kinds of those that are not raw.
+const UNPLACED_KINDS: TableDefinition<(u64, u64), u8> = TableDefinition::new("unplaced_kinds");
 const BOOTS: TableDefinition<u64, &[u8]> = TableDefinition::new("boots");
 
 /// One step of placing takes chunks until it has so many events ...
@@ -48,6 +51,8 @@ const STEP_CHUNKS: usize = 16;
 const OFFSET_MOVED_US: i64 = 1_000_000;
 /// 2020-01-01T00:00:00Z, microseconds: nothing was before.
 const EARLIEST_US: i64 = 1_577_836_800_000_000;
+/// Nobody has numbered them.
+const NOBODY: Incarnation = Incarnation { no: 0, rand: 0 };
 /// Longest id of a boot that is taken, bytes.
 const BOOT_ID_MAX: usize = 64;
 
@@ -78,9 +83,7 @@ struct Dropped {
 #[derive(Debug)]
 struct Tail {
     key: (u64, u64),
-    samples: Vec<Sample>,
-    raw_bytes: usize,
-    encoded_bytes: usize,
+    growing: Growing,
 }
 
 /// What has no wall time yet, in memory: one small entry per chunk.
@@ -119,6 +122,11 @@ impl Unplaced {
 
     pub fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    #[cfg(test)]
+    pub fn rows(&self) -> impl Iterator<Item = &ChunkMeta> {
+        self.rows.values()
     }
 
     fn find(&self, id: &str) -> Option<u64> {
@@ -206,6 +214,7 @@ pub(super) fn load(tx: &WriteTransaction) -> Result<Unplaced, OpenError> {
         unplaced.boots.insert(no.value(), boot);
     }
     tx.open_table(UNPLACED)?;
+    let kinds = tx.open_table(UNPLACED_KINDS)?;
     for row in tx.open_table(UNPLACED_INDEX)?.iter()? {
         let (key, value) = row?;
         let (key, (count, bytes, min, max)) = (key.value(), value.value());
@@ -213,13 +222,20 @@ pub(super) fn load(tx: &WriteTransaction) -> Result<Unplaced, OpenError> {
             let what = "a chunk of no boot, or without readings";
             return Err(OpenError::Damaged(what.to_owned()));
         }
+        let code = kinds
+            .get(key)?
+            .map_or(Kind::Raw.code(), |code| code.value());
+        let Some(kind) = Kind::from_code(code).filter(|k| *k != Kind::Summary) else {
+            let what = format!("a chunk without times of the impossible kind {code}");
+            return Err(OpenError::Damaged(what));
+        };
         let meta = ChunkMeta {
             count,
             bytes,
             min_time: EventTime(min),
             max_time: EventTime(max),
             stored: 0,
-            kind: Kind::Raw,
+            kind,
         };
         unplaced.insert(key, meta);
     }
@@ -245,15 +261,21 @@ impl Changes {
         if !self.rows.is_empty() {
             let mut chunks = tx.open_table(UNPLACED)?;
             let mut index = tx.open_table(UNPLACED_INDEX)?;
+            let mut kinds = tx.open_table(UNPLACED_KINDS)?;
             for (key, row) in &self.rows {
                 match row {
                     Some((m, bytes)) => {
                         chunks.insert(key, bytes.as_slice())?;
                         index.insert(key, (m.count, m.bytes, m.min_time.0, m.max_time.0))?;
+                        match m.kind {
+                            Kind::Raw => drop(kinds.remove(key)?),
+                            kind => drop(kinds.insert(key, kind.code())?),
+                        }
                     }
                     None => {
                         chunks.remove(key)?;
                         index.remove(key)?;
+                        kinds.remove(key)?;
                     }
                 }
             }
@@ -378,16 +400,57 @@ impl Buffer {
     }
 
     /// Drops the oldest readings without a time while the buffer holds more than `limit` bytes, but not the last
-    /// chunk.
-    pub(super) fn drop_unplaced_over(&mut self, limit: u64) {
-        while self.index.bytes() + self.unplaced.bytes() > limit && self.unplaced.rows.len() > 1 {
-            let Some((&key, &meta)) = self.unplaced.rows.first_key_value() else {
-                return;
+    /// chunk; `faults`: those instead of the others.
+    pub(super) fn drop_unplaced_over(
+        &mut self,
+        limit: u64,
+        faults: bool,
+    ) -> Result<(), BufferError> {
+        let is_over = |buffer: &Self| buffer.index.bytes() + buffer.unplaced.bytes() > limit;
+        if !is_over(self) {
+            return Ok(());
+        }
+        let last = self.unplaced.rows.last_key_value().map(|(key, _)| *key);
+        let goes = |(key, meta): &(&(u64, u64), &ChunkMeta)| {
+            Some(**key) != last && faults == (meta.kind == Kind::Fault)
+        };
+        let rows = self.unplaced.rows.iter().filter(goes);
+        let rows: Vec<_> = rows.map(|(key, meta)| (*key, *meta)).collect();
+        for (key, meta) in rows {
+            if !is_over(self) {
+                break;
+            }
+            let chunk = match meta.kind {
+                Kind::Mixed => self.read_unplaced(key, meta)?,
+                Kind::Raw | Kind::Fault | Kind::Summary => None,
             };
             self.remove_unplaced(key);
-            self.note_dropped(key.0, meta);
-            self.dropped += u64::from(meta.count);
+            let Some(chunk) = chunk else {
+                let (from_us, to_us) = (meta.min_time.0, meta.max_time.0);
+                self.note_dropped(key.0, u64::from(meta.count), from_us, to_us);
+                continue;
+            };
+            let waiting = self.unplaced.bytes();
+            for run in &chunk.faults {
+                let key = (key.0, key.1 + u64::from(run.start));
+                self.put_unplaced(key, &chunk.part(run.clone()))?;
+            }
+            // As module `mixed` says: nothing would be gained.
+            if self.unplaced.bytes() - waiting >= u64::from(meta.bytes) {
+                for run in &chunk.faults {
+                    self.remove_unplaced((key.0, key.1 + u64::from(run.start)));
+                }
+                self.put_unplaced(key, &chunk.as_faults())?;
+                continue;
+            }
+            for run in chunk.others() {
+                let times = || chunk.of(&run).iter().map(|s| s.time.0);
+                let (from_us, to_us) = (times().min(), times().max());
+                let (from_us, to_us) = (from_us.unwrap_or(0), to_us.unwrap_or(0));
+                self.note_dropped(key.0, run.len() as u64, from_us, to_us);
+            }
         }
+        Ok(())
     }
 
     /// The number of a boot, which is made known.
@@ -423,6 +486,24 @@ impl Buffer {
     }
 
     fn stage_unplaced(&mut self, no: u64, samples: &[Sample]) -> Result<(), BufferError> {
+        match self.settings.faults.split(samples) {
+            None => self.stage_unplaced_as(no, false, samples.iter())?,
+            Some((faults, others)) => {
+                self.stage_unplaced_as(no, true, faults.into_iter())?;
+                self.stage_unplaced_as(no, false, others.into_iter())?;
+            }
+        }
+        self.put_unplaced_tail()?;
+        self.put_boot(no);
+        Ok(())
+    }
+
+    fn stage_unplaced_as<'a>(
+        &mut self,
+        no: u64,
+        faults: bool,
+        samples: impl Iterator<Item = &'a Sample>,
+    ) -> Result<(), BufferError> {
         for sample in samples {
             let Some(boot) = self.unplaced.boots.get_mut(&no) else {
                 return Ok(());
@@ -430,27 +511,21 @@ impl Buffer {
             let n = boot.next;
             boot.next += 1;
             boot.last_us = boot.last_us.max(sample.time.as_micros());
-            let full = self.unplaced.tail.as_ref().is_some_and(|t| {
-                t.key.0 != no
-                    || t.samples.len() >= self.settings.chunk_events_max.max(1) as usize
-                    || t.raw_bytes >= CHUNK_RAW_BYTES_MAX
-                    || t.encoded_bytes >= self.settings.chunk_bytes
-            });
+            let full = self
+                .unplaced
+                .tail
+                .as_ref()
+                .is_some_and(|t| t.key.0 != no || t.growing.is_full(&self.settings, faults));
             if full {
                 self.put_unplaced_tail()?;
                 self.unplaced.tail = None;
             }
             let tail = self.unplaced.tail.get_or_insert_with(|| Tail {
                 key: (no, n),
-                samples: Vec::new(),
-                raw_bytes: 0,
-                encoded_bytes: 0,
+                growing: Growing::default(),
             });
-            tail.raw_bytes += raw_bytes(sample);
-            tail.samples.push(sample.clone());
+            tail.growing.push(sample, faults);
         }
-        self.put_unplaced_tail()?;
-        self.put_boot(no);
         Ok(())
     }
 
@@ -458,16 +533,23 @@ impl Buffer {
         let Some(tail) = &mut self.unplaced.tail else {
             return Ok(());
         };
-        let none = Incarnation { no: 0, rand: 0 };
-        let bytes = chunk::encode(&self.agent, none, tail.key.1, &tail.samples)?;
-        tail.encoded_bytes = bytes.len();
-        let (key, meta) = (tail.key, meta_of(&tail.samples, bytes.len(), Kind::Raw, 0));
-        self.unplaced.insert(key, meta);
-        self.changes_mut()
-            .unplaced
-            .rows
-            .insert(key, Some((meta, bytes)));
+        let key = tail.key;
+        let (meta, bytes) = tail.growing.encode(&self.agent, NOBODY, key.1, 0)?;
+        self.put_unplaced_row(key, meta, bytes);
         Ok(())
+    }
+
+    fn put_unplaced(&mut self, key: (u64, u64), chunk: &Chunk) -> Result<(), BufferError> {
+        let bytes = chunk::encode(&self.agent, NOBODY, key.1, chunk)?;
+        let meta = meta_of(&chunk.samples, bytes.len(), chunk.kind(), 0);
+        self.put_unplaced_row(key, meta, bytes);
+        Ok(())
+    }
+
+    fn put_unplaced_row(&mut self, key: (u64, u64), meta: ChunkMeta, bytes: Vec<u8>) {
+        self.unplaced.insert(key, meta);
+        let rows = &mut self.changes_mut().unplaced.rows;
+        rows.insert(key, Some((meta, bytes)));
     }
 
     fn put_boot(&mut self, no: u64) {
@@ -480,18 +562,18 @@ impl Buffer {
         self.changes_mut().unplaced.rows.insert(key, None);
     }
 
-    fn note_dropped(&mut self, no: u64, meta: ChunkMeta) {
+    fn note_dropped(&mut self, no: u64, count: u64, from_us: i64, to_us: i64) {
+        self.dropped += count;
         if let Some(boot) = self.unplaced.boots.get_mut(&no) {
-            let (count, min, max) = (u64::from(meta.count), meta.min_time.0, meta.max_time.0);
             let old = boot.dropped.unwrap_or(Dropped {
                 count: 0,
-                from_us: min,
-                to_us: max,
+                from_us,
+                to_us,
             });
             boot.dropped = Some(Dropped {
                 count: old.count + count,
-                from_us: old.from_us.min(min),
-                to_us: old.to_us.max(max),
+                from_us: old.from_us.min(from_us),
+                to_us: old.to_us.max(to_us),
             });
         }
         self.put_boot(no);
@@ -546,12 +628,15 @@ impl Buffer {
                 break;
             }
             match self.read_unplaced(key, meta)? {
-                Some(mut samples) => {
-                    for sample in &mut samples {
+                Some(mut chunk) => {
+                    for sample in &mut chunk.samples {
                         sample.time = at(sample.time.as_micros());
                     }
-                    self.stage(&samples)?;
-                    placed.events += samples.len() as u64;
+                    match meta.kind {
+                        Kind::Raw => self.stage(&chunk.samples)?,
+                        Kind::Fault | Kind::Mixed | Kind::Summary => self.stage_chunk(&chunk)?,
+                    }
+                    placed.events += chunk.samples.len() as u64;
                 }
                 None => {
                     tracing::error!(
@@ -619,20 +704,20 @@ impl Buffer {
         &mut self,
         key: (u64, u64),
         meta: ChunkMeta,
-    ) -> Result<Option<Vec<Sample>>, BufferError> {
+    ) -> Result<Option<Chunk>, BufferError> {
         if let Some(tail) = self.unplaced.tail.as_ref().filter(|t| t.key == key) {
-            return Ok(Some(tail.samples.clone()));
+            return Ok(Some(tail.growing.chunk.clone()));
         }
-        let mut columns = Columns::default();
-        let samples = match self.changes_mut().unplaced.rows.get(&key) {
-            Some(Some((_, bytes))) => chunk::decode(bytes, &mut columns).ok(),
+        let (kind, mut columns) = (meta.kind, Columns::default());
+        let chunk = match self.changes_mut().unplaced.rows.get(&key) {
+            Some(Some((_, bytes))) => chunk::decode(bytes, kind, &mut columns).ok(),
             Some(None) => None,
             None => {
                 let table = self.db.begin_read()?.open_table(UNPLACED)?;
                 let row = table.get_owned(key)?;
-                row.and_then(|v| chunk::decode(v.value(), &mut columns).ok())
+                row.and_then(|v| chunk::decode(v.value(), kind, &mut columns).ok())
             }
         };
-        Ok(samples.filter(|s| s.len() == meta.count as usize))
+        Ok(chunk.filter(|c| c.samples.len() == meta.count as usize))
     }
 }

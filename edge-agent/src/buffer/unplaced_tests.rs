@@ -260,6 +260,28 @@ fn a_boot_whose_offset_was_noted_is_not_uncertain() {
 }
 
 #[test]
+fn a_boot_whose_id_comes_again_does_not_place_what_came_between() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = Settings::default();
+    let mut buffer = opened(dir.path(), &settings, 1);
+    buffer.append(&[], &[], false, at(0)).unwrap();
+    hold(&mut buffer, "a", &readings(0..3));
+    hold(&mut buffer, "b", &readings(10..13));
+    // Boots are told apart by their ids alone: this is taken for the first.
+    hold(&mut buffer, "a", &readings(3..5));
+    let placed = place_all(&mut buffer, "a", at(60).0, at(100));
+    assert_eq!(placed.iter().map(|p| p.events).sum::<u64>(), 5);
+    assert_eq!(samples(&mut buffer), moved(readings(0..5), at(60).0));
+    assert_eq!(buffer.unplaced(), 3, "the other waits for the next boot");
+    drop(buffer);
+    let mut buffer = opened(dir.path(), &settings, 2);
+    let placed = place_all(&mut buffer, "c", at(500).0, at(501));
+    assert_eq!(placed.len(), 1);
+    assert!(placed[0].events == 3 && placed[0].uncertain_s.is_some());
+    assert_eq!((buffer.unplaced(), buffer.held().events), (0, 9));
+}
+
+#[test]
 fn a_full_buffer_drops_what_has_a_time_first_and_declares_the_rest_once_placed() {
     let dir = tempfile::tempdir().unwrap();
     let settings = Settings {
@@ -307,6 +329,71 @@ fn a_full_buffer_drops_what_has_a_time_first_and_declares_the_rest_once_placed()
     let found = samples(&mut buffer);
     assert_eq!(found, moved(readings(lost..n), at(100).0));
     assert_eq!(buffer.end().seq as i64, n + 1);
+}
+
+#[test]
+fn faults_without_a_time_go_last_whoever_remembers_that_they_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let alarm = |second: i64| Sample {
+        metric: MetricName::new("alarm").unwrap(),
+        ..sample(second * SECOND, second)
+    };
+    let mut settings = Settings {
+        bytes_max: 6000,
+        overflow: Policy::DropOldest,
+        ..Settings::default()
+    };
+    settings
+        .faults
+        .add(&alarm(0).device, &MetricName::new("alarm").unwrap());
+    let mut buffer = opened(dir.path(), &settings, 1);
+    for n in 0..20 {
+        let mut group = readings(n * 10..n * 10 + 9);
+        group.insert(3, alarm(n * 10 + 9));
+        hold(&mut buffer, "a", &group);
+    }
+    let rows = |buffer: &Buffer| buffer.unplaced.rows().count();
+    assert_eq!(rows(&buffer), 1, "a commit does not begin a chunk for each");
+    drop(buffer);
+    // In the next life no source has told yet that they are faults.
+    settings.faults = Faults::default();
+    settings.chunk_events_max = 20;
+    let mut buffer = opened(dir.path(), &settings, 2);
+    let mut n = 200;
+    while buffer.dropped() < 400 {
+        hold(&mut buffer, "a", &readings(n..n + 20));
+        n += 20;
+        assert!(buffer.held().bytes <= 6000);
+    }
+    // And over another start, when they get their times.
+    drop(buffer);
+    let mut buffer = opened(dir.path(), &settings, 3);
+    place_all(&mut buffer, "a", T, at(n));
+    let alarms = |buffer: &mut Buffer| -> Vec<i64> {
+        let all = samples(buffer).into_iter();
+        let alarms = all.filter(|s| s.metric.as_str() == "alarm");
+        alarms.map(|s| (s.time.0 - T) / SECOND).collect()
+    };
+    let expected: Vec<i64> = (0..20).map(|n| n * 10 + 9).collect();
+    assert_eq!(alarms(&mut buffer), expected);
+    // Faults they stay.
+    for second in n..n + 2000 {
+        buffer
+            .append(&[sample(at(second).0, second)], &[], true, at(second))
+            .unwrap();
+    }
+    assert_eq!(alarms(&mut buffer), expected);
+    // With nothing else they make room, too, at the end.
+    let mut buffer = opened(tempfile::tempdir().unwrap().path(), &settings, 1);
+    settings
+        .faults
+        .add(&alarm(0).device, &MetricName::new("alarm").unwrap());
+    for n in 0..100 {
+        let group: Vec<Sample> = (n * 20..n * 20 + 20).map(alarm).collect();
+        hold(&mut buffer, "a", &group);
+        assert!(buffer.held().bytes <= 6000);
+    }
+    assert!(buffer.dropped() > 0 && buffer.held().bytes > 3000);
 }
 
 #[test]

@@ -184,7 +184,7 @@ impl Mapping {
                     behind + error
                 };
                 self.offset = self.offset.saturating_add(beyond);
-                (beyond.abs() > STEP_US).then(|| self.stepped(beyond))
+                (beyond.unsigned_abs() > STEP_US.unsigned_abs()).then(|| self.stepped(beyond))
             }
         }
     }
@@ -211,7 +211,7 @@ impl Mapping {
         let was_set = self.is_set();
         let shift_us = offset.saturating_sub(self.offset);
         (self.by, self.offset) = (by, offset);
-        if was_set && shift_us.abs() > STEP_US {
+        if was_set && shift_us.unsigned_abs() > STEP_US.unsigned_abs() {
             self.steps += 1;
             self.last_step = Some(shift_us);
         }

@@ -8,8 +8,8 @@
 //!
 //! # When the clock is set, in order of precedence
 //! 1. **The system's clock, when something reliable has set it**: the configuration says `ntp`, `gnss` or
-//!    `rtc`, or, with `auto`, systemd-timesyncd has synchronised in this boot. Whatever else told the time
-//!    before, this counts from then on. A time before 2020 is none.
+//!    `rtc`, or, with `auto`, systemd-timesyncd has synchronised in this boot, or chronyd or ntpd says that it has
+//!    ([`daemons`]). Whatever else told the time before, this counts from then on. A time before 2020 is none.
 //! 2. **The system's clock from a battery-backed one** (`auto`): with 2020 or later, and not more than
 //!    5 minutes before the newest time on disk, because a battery that is empty gives any time.
 //! 3. **What an earlier process of this boot knew**, from the buffer.
@@ -19,9 +19,9 @@
 //!    clock that merely looks right is not believed: machines without a battery-backed clock start where
 //!    they were switched off, hours or days behind.
 //!
-//! Once set, it stays so until the process ends. The kernel's own flag (`adjtimex`) cannot be read without
-//! unsafe code; on machines with chrony or ntpd and no battery-backed clock say `clock = "ntp"`, or leave
-//! it to the cloud.
+//! Once set, it stays so until the process ends. The kernel's own flag (`adjtimex`) is not read: that takes unsafe
+//! code, and a right that services are commonly denied. Where a time daemon does not answer on loopback (`cmdport 0`
+//! of chronyd, `restrict` of ntpd) say `clock = "ntp"`, or leave it to the cloud.
 //!
 //! # While it is set
 //! The offset follows the system's clock at each reading. A difference of more than 50 ms plus a tenth of the
@@ -29,6 +29,7 @@
 //! most 1 s, the agent's time stands still until it has caught up, so that stamps do not go back and the low
 //! watermark holds. Set back by more, it follows: the next transmission says an earlier watermark.
 
+mod daemons;
 mod mapping;
 mod system;
 #[cfg(test)]
@@ -50,7 +51,7 @@ pub(crate) use system::System;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Quality {
-    /// Look: synchronised by systemd-timesyncd = `ntp`, a battery-backed clock = `rtc`, else `none`.
+    /// Look: synchronised by systemd-timesyncd, chronyd or ntpd = `ntp`, a battery-backed clock = `rtc`, else `none`.
     #[default]
     Auto,
     /// Nobody sets it: the time is the cloud's.

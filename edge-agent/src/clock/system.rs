@@ -6,6 +6,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::time::{ClockId, clock_gettime};
 
+use super::daemons::Daemons;
+
 /// systemd-timesyncd touches this file at every synchronisation of this boot.
 const TIMESYNC: &str = "/run/systemd/timesync/synchronized";
 const RTC: &str = "/sys/class/rtc/rtc0";
@@ -33,12 +35,14 @@ pub(crate) trait System: Debug + Send + Sync {
 #[derive(Debug)]
 pub(super) struct Machine {
     started: Instant,
+    daemons: Daemons,
 }
 
 impl Machine {
     pub fn new() -> Self {
         Self {
             started: Instant::now(),
+            daemons: Daemons::new(),
         }
     }
 }
@@ -62,7 +66,7 @@ impl System for Machine {
     }
 
     fn is_synchronised(&self) -> bool {
-        Path::new(TIMESYNC).exists()
+        Path::new(TIMESYNC).exists() || self.daemons.say_synchronised()
     }
 
     fn has_rtc(&self) -> bool {

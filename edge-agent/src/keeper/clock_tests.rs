@@ -3,16 +3,17 @@
 use std::sync::Mutex;
 
 use event::{
-    Ack, AgentId, BatchHeader, Columns, DeviceId, MetricName, Sample, SeqRange, Value, batch,
+    Ack, AgentId, BatchHeader, Columns, DeviceId, GapReason, MetricName, RefusalReason,
+    RefusedRange, Sample, SeqRange, Value, batch,
 };
 use tokio::runtime::Runtime;
 
+use super::tests::keeper;
 use super::*;
 use crate::buffer::{self, Buffer, UNCERTAIN};
 use crate::clock::tests::{Fake, SECOND, T};
 use crate::clock::{Clock, Quality};
 use crate::inbox::{self, Position, Reading, SourceId};
-use crate::room::Room;
 use crate::uplink::session;
 
 /// What the cloud has heard.
@@ -28,7 +29,7 @@ struct Heard {
 struct Process {
     inbox: Arc<Inbox>,
     source: SourceId,
-    kept: Option<std::thread::JoinHandle<Result<(), BufferError>>>,
+    kept: Option<std::thread::JoinHandle<Result<u64, BufferError>>>,
     cloud: Option<std::thread::JoinHandle<()>>,
     heard: Arc<Mutex<Heard>>,
     /// By how much the cloud's clock is ahead of what the agent said; none = it does not tell the time.
@@ -43,7 +44,17 @@ fn agent() -> AgentId {
 
 impl Process {
     fn start(dir: &std::path::Path, clock: Clock, connected: bool) -> Self {
-        let settings = buffer::Settings::default();
+        Self::start_with(dir, clock, connected, buffer::Settings::default(), |_| {})
+    }
+
+    /// With a keeper that is changed by `prepare` before it runs.
+    fn start_with(
+        dir: &std::path::Path,
+        clock: Clock,
+        connected: bool,
+        settings: buffer::Settings,
+        prepare: impl FnOnce(&mut Keeper),
+    ) -> Self {
         let opened = buffer::open(dir, &agent(), &settings, rand::random(), clock.known()).unwrap();
         let buffer: Buffer = opened.buffer;
         clock.know_disk(buffer.committed_at(), buffer.offset_of(clock.boot_id()));
@@ -62,20 +73,11 @@ impl Process {
         );
         let (link, mut to_link) = mpsc::channel(TO_LINK_MAX);
         let health = Health::default();
-        let keeper = Keeper {
-            inbox: inbox.clone(),
+        let mut keeper = Keeper {
             health: health.clone(),
-            link,
-            flush_interval: Duration::ZERO,
-            dir: dir.to_owned(),
-            reopen: Box::new(|_| panic!("the disk is not full")),
-            room: Room::of(dir, 0),
-            full_wait: FULL_WAIT,
-            full: None,
-            told_full: None,
-            failed: None,
-            clock_offset_us: inbox.clock().guess_us(),
+            ..keeper(&inbox, link, dir)
         };
+        prepare(&mut keeper);
         let kept = std::thread::spawn(move || keeper.run(core));
         let heard = Arc::new(Mutex::new(Heard::default()));
         let tells = Arc::new(Mutex::new(None));
@@ -134,6 +136,23 @@ impl Process {
             std::thread::sleep(Duration::from_millis(10));
         }
         panic!("{what}: {:?}", self.heard.lock().unwrap());
+    }
+
+    /// Waits for its own end, while time passes. Returns what it ended with.
+    fn ended(mut self, machine: &Fake) -> u64 {
+        let kept = self.kept.take().unwrap();
+        for _ in 0..3000 {
+            if kept.is_finished() {
+                break;
+            }
+            machine.pass(SECOND / 10);
+            self.inbox.tell(News::Alive);
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        assert!(kept.is_finished(), "it does not end: {:?}", self.heard);
+        let unplaced = kept.join().unwrap().unwrap();
+        self.cloud.take().unwrap().join().unwrap();
+        unplaced
     }
 
     /// Ends it in order; what a kill leaves is proved with the buffer, and with the program.
@@ -388,5 +407,140 @@ fn steps_of_an_hour_and_a_suspend_are_followed_and_told() {
     let heard = process.heard.lock().unwrap();
     assert!(heard.headers.iter().all(|h| h.unclean.is_none()));
     drop(heard);
+    process.stop();
+}
+
+#[test]
+fn what_has_expired_is_on_disk_as_lost_before_the_cloud_hears_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let machine = Fake::booted("a", T);
+    let settings = buffer::Settings {
+        age_max: Some(8000),
+        ..buffer::Settings::default()
+    };
+    // Nothing is committed because of time.
+    let process = Process::start_with(
+        dir.path(),
+        machine.clock(Quality::Ntp),
+        true,
+        settings,
+        |keeper| keeper.flush_interval = Duration::from_secs(1_000_000),
+    );
+    // The first word is noted by a commit of its own.
+    process.wait_for("the first word", |h| !h.headers.is_empty());
+    process.inbox.tell(News::Disconnected);
+    process.read(1, None);
+    machine.pass(9000 * SECOND);
+    process.inbox.tell(News::Connected);
+    process.wait_for("the loss", |h| h.headers.iter().any(|h| !h.gaps.is_empty()));
+    let heard = process.heard.lock().unwrap();
+    let told = heard.headers.iter().find(|h| !h.gaps.is_empty()).unwrap();
+    assert_eq!((told.held.events, heard.samples.len()), (0, 0));
+    assert!(told.low_watermark > EventTime(T), "it leaves it out");
+    drop(heard);
+    // What a kill would leave now.
+    let copy = tempfile::tempdir().unwrap();
+    let file = buffer::FILE_NAME;
+    std::fs::copy(dir.path().join(file), copy.path().join(file)).unwrap();
+    let settings = buffer::Settings::default();
+    let opened = buffer::open(copy.path(), &agent(), &settings, 2, EventTime(T));
+    let left = opened.unwrap().buffer;
+    assert_eq!(left.held().events, 0, "it would come back");
+    let gaps = left.announcement(9).gaps;
+    assert_eq!((gaps.len(), gaps[0].reason), (1, GapReason::Expired));
+    process.stop();
+}
+
+#[test]
+fn on_a_full_disk_nothing_is_placed_before_there_is_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let machine = Fake::booted("a", 0);
+    let process = Process::start(dir.path(), machine.clock(Quality::Auto), false);
+    process.read(1, None);
+    process.read(2, Some(EventTime(T)));
+    process.stop();
+    machine.synchronise(T);
+    let process = Process::start_with(
+        dir.path(),
+        machine.clock(Quality::Auto),
+        true,
+        buffer::Settings::default(),
+        |keeper| keeper.pause(1),
+    );
+    process.wait_for("what has a time", |h| !h.samples.is_empty());
+    // The keeper goes round, with nothing else to send.
+    for _ in 0..4 {
+        let count = process.heard.lock().unwrap().headers.len();
+        machine.pass(SECOND);
+        process.wait_for("a heartbeat", |h| h.headers.len() > count);
+    }
+    assert_eq!(values(&process.samples()), [(2, EventTime(T))]);
+    // Now room is looked for, and there is some.
+    machine.pass(SECOND);
+    process.wait_for("the other", |h| values(&h.samples).len() == 2);
+    assert_eq!(process.heard.lock().unwrap().broken, []);
+    process.stop();
+}
+
+#[test]
+fn when_all_is_done_but_nobody_tells_the_time_it_ends_and_keeps_what_has_none() {
+    for is_set_late in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let machine = Fake::booted("a", 0);
+        let process = Process::start(dir.path(), machine.clock(Quality::Auto), true);
+        process.read(1, None);
+        process.read(2, Some(EventTime(T)));
+        process.inbox.tell(News::Finish);
+        for _ in 0..TIMELESS_ANSWERS_MAX {
+            let count = process.heard.lock().unwrap().headers.len();
+            machine.pass(2 * SECOND);
+            process.wait_for("a heartbeat", |h| h.headers.len() > count);
+        }
+        process.wait_for("the second", |h| !h.samples.is_empty());
+        if is_set_late {
+            machine.pass(20 * SECOND);
+            machine.synchronise(T);
+        }
+        let heard = process.heard.clone();
+        assert_eq!(process.ended(&machine), u64::from(!is_set_late));
+        let found = values(&heard.lock().unwrap().samples);
+        assert_eq!(found.len(), if is_set_late { 2 } else { 1 }, "{found:?}");
+        // A later start goes on with it.
+        let settings = buffer::Settings::default();
+        let opened = buffer::open(dir.path(), &agent(), &settings, 2, EventTime(T));
+        let left = opened.unwrap().buffer;
+        assert_eq!(left.unplaced(), u64::from(!is_set_late));
+    }
+}
+
+#[test]
+fn an_answer_that_refuses_all_numbers_there_are_is_counted_and_lived_with() {
+    let dir = tempfile::tempdir().unwrap();
+    let machine = Fake::booted("a", T);
+    let process = Process::start(dir.path(), machine.clock(Quality::Ntp), true);
+    process.read(1, None);
+    process.wait_for("it", |h| values(&h.samples).len() == 1);
+    let incarnation = process.heard.lock().unwrap().headers[0].incarnation;
+    let refused = |first, last| RefusedRange {
+        range: SeqRange {
+            incarnation,
+            first,
+            last,
+        },
+        reason: RefusalReason::Malformed,
+        message: String::new(),
+    };
+    let ack = Ack {
+        incarnation,
+        refused: vec![
+            refused(0, u64::MAX),
+            refused(u64::MAX, u64::MAX),
+            refused(9, 3),
+        ],
+        ..Ack::default()
+    };
+    process.inbox.tell(News::Ack(ack.encode()));
+    process.read(2, None);
+    process.wait_for("the next", |h| values(&h.samples).len() == 2);
     process.stop();
 }

@@ -6,6 +6,7 @@ use std::time::Instant;
 use event::{AgentId, DeviceId, MetricName, Value};
 use redb::backends::InMemoryBackend;
 
+use super::tests::keeper;
 use super::*;
 use crate::buffer::{Settings, open_backend};
 use crate::clock::{Clock, Quality};
@@ -42,18 +43,10 @@ fn while_the_disk_is_short_of_room_the_buffer_does_not_grow() {
     let look = Box::new(move || Ok(is_free.load(Ordering::Relaxed)));
     let (link, _to_link) = mpsc::channel(TO_LINK_MAX);
     let keeper = Keeper {
-        inbox: inbox.clone(),
         health: health.clone(),
-        link,
         flush_interval: Duration::from_millis(1),
-        dir: dir.path().to_owned(),
-        reopen: Box::new(|_| Err(OpenError::Damaged("not to be opened again".to_owned()))),
         room: Room::new(dir.path(), 1000, Duration::ZERO, look),
-        full_wait: FULL_WAIT,
-        full: None,
-        told_full: None,
-        failed: None,
-        clock_offset_us: inbox.clock().guess_us(),
+        ..keeper(&inbox, link, dir.path())
     };
     let kept = std::thread::spawn(move || keeper.run(core));
     let runtime = tokio::runtime::Builder::new_current_thread()

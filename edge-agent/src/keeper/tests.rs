@@ -1,4 +1,5 @@
 use std::io;
+use std::path::Path;
 use std::sync::Mutex;
 
 use event::{AgentId, DeviceId, MetricName, Value};
@@ -87,6 +88,24 @@ fn core(buffer: Buffer) -> Core {
     Core::new(agent, buffer, session::Settings::default(), 1 << 20, 1)
 }
 
+/// A keeper of a disk with room, which may not be opened again.
+pub(super) fn keeper(inbox: &Arc<Inbox>, link: mpsc::Sender<ToLink>, dir: &Path) -> Keeper {
+    Keeper {
+        inbox: inbox.clone(),
+        health: Health::default(),
+        link,
+        flush_interval: Duration::ZERO,
+        dir: dir.to_owned(),
+        reopen: Box::new(|_| panic!("the disk is not full")),
+        room: Room::of(dir, 0),
+        full_wait: FULL_WAIT,
+        full: None,
+        told_full: None,
+        failed: None,
+        clock_offset_us: inbox.clock().guess_us(),
+    }
+}
+
 fn reading(n: u32) -> Reading {
     Reading {
         device: DeviceId::new("d").unwrap(),
@@ -114,11 +133,7 @@ fn run(writes: u32) -> u32 {
     let (link, mut to_link) = mpsc::channel(TO_LINK_MAX);
     let (again, mut refusals, mut rand) = (disk.clone(), 1, 1);
     let keeper = Keeper {
-        inbox: inbox.clone(),
-        health: Health::default(),
-        link,
         flush_interval: Duration::from_millis(1),
-        dir: dir.path().to_owned(),
         reopen: Box::new(move |now| {
             rand += 1;
             if refusals == 0 {
@@ -128,12 +143,8 @@ fn run(writes: u32) -> u32 {
             refusals -= i32::from(refusals > 0);
             open(&again, rand, now).map(core)
         }),
-        room: Room::of(dir.path(), 0),
         full_wait: Duration::from_millis(2),
-        full: None,
-        told_full: None,
-        failed: None,
-        clock_offset_us: inbox.clock().guess_us(),
+        ..keeper(&inbox, link, dir.path())
     };
     disk.with(|s| s.left = Some(writes));
     let kept = std::thread::spawn(move || keeper.run(first));

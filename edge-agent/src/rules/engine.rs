@@ -24,6 +24,8 @@ const MINUTE: Duration = Duration::from_secs(60);
 const IDLE: Duration = Duration::from_secs(3600);
 /// A wall clock that moves by so much more than the monotonic one was set, microseconds.
 const STEP: i64 = 5_000_000;
+/// An episode of an earlier life may have begun so much before its `since`, microseconds.
+const MOVED_MAX: i64 = 1000;
 /// So many things of one sort are logged one by one, then each thousandth.
 const LOGGED_ONE_BY_ONE: u64 = 10;
 
@@ -57,8 +59,10 @@ struct Series {
     /// Newest event time; of a series that is awaited, the time since when.
     newest: i64,
     heard: Duration,
-    /// Begin of the episode that fires, event time.
+    /// Begin of the newest episode, event time; `i64::MIN` = there was none.
     since: i64,
+    /// The same as the rule found it: of an episode that began when the one before did, `since` is later.
+    began: i64,
     /// Fires in the minute that began then.
     fires: (Duration, u32),
     /// The episode was resumed, and it is not certain that its command was given.
@@ -162,6 +166,7 @@ impl Engine {
             let age = wall.0.saturating_sub(row.at).saturating_abs();
             let series = Series {
                 since: row.since,
+                began: row.since.saturating_sub(MOVED_MAX),
                 give_again: rule.run.is_some() && age <= micros(rule.stale_after),
                 ..Series::new(state, i64::MIN, mono)
             };
@@ -262,9 +267,8 @@ impl Engine {
             return;
         }
         series.newest = if is_silence {
-            // Of the last one heard, even if the clock was set back; and never that of the episode before, of
-            // which the command has run.
-            time.saturating_add(i64::from(time == series.since))
+            // Of the last one heard, even if the clock was set back.
+            time
         } else {
             series.newest.max(time)
         };
@@ -397,11 +401,26 @@ impl Engine {
             return;
         }
         *n += 1;
+        // Times may be coarse. An episode is known by its begin, also to the ledger of commands, so one that begins
+        // when the one before did begins a microsecond after it. (Read again after a crash, the same readings
+        // give the same.)
+        let same = (series.began..=series.since).contains(&since);
+        series.began = if same { series.began } else { since };
+        let since = if same {
+            series.since.saturating_add(1)
+        } else {
+            since
+        };
+        let at = at.max(since);
         series.since = since;
         series.give_again = false;
         self.counts.firing += 1;
         let command = self.command(index, device, value, since, mono);
         let rule = &self.rules[index].rule;
+        let state = self.series[index].get(device).map(|s| &s.state);
+        let reason = state
+            .zip(value)
+            .and_then(|(state, value)| rule.kind.reason(state, value));
         let row = Row {
             metric: rule.metric.clone(),
             kind: rule.kind.name().to_owned(),
@@ -418,7 +437,7 @@ impl Engine {
             since,
             at,
             command: command.as_ref().and_then(|c| c.id.clone()),
-            reason: None,
+            reason,
         };
         self.acts.push_back(Act {
             alert: Some((device.clone(), alert)),
@@ -436,6 +455,7 @@ impl Engine {
             }
             None => at,
         };
+        let at = at.max(since);
         self.counts.firing = self.counts.firing.saturating_sub(1);
         let alert = EdgeAlert {
             rule: rule.name.clone(),
@@ -523,7 +543,8 @@ impl Series {
             state,
             newest,
             heard: mono,
-            since: newest,
+            since: i64::MIN,
+            began: i64::MIN,
             fires: (mono, 0),
             give_again: false,
         }

@@ -152,17 +152,16 @@ fn a_limit_fires_once_runs_its_command_and_ends() {
 }
 
 #[test]
-fn values_are_taken_in_the_order_of_their_times_and_a_repeat_has_the_same_id() {
+fn values_are_taken_in_the_order_of_their_times() {
     let mut w = World::new(vec![rule(HOT, &[], true)]);
     w.next("a", 70.0);
     assert_eq!(w.reading("a", -0.5, Value::Number(99.0)), [], "overtaken");
-    let first = commands(&w.next("a", 90.0));
+    assert_eq!(told(&w.next("a", 90.0)), fires("hot", "a"));
+    // The same moment again is not overtaken.
     assert_eq!(
         told(&w.reading("a", 0.0, Value::Number(70.0))),
         ends("hot", "a")
     );
-    // The same moment again: an episode of the same begin.
-    assert_eq!(commands(&w.reading("a", 0.0, Value::Number(90.0))), first);
 }
 
 #[test]
@@ -427,4 +426,78 @@ fn before_the_clock_is_set_what_is_ahead_of_it_may_be_of_now() {
         assert_eq!(take(-3600), 0, "the past is the past");
         assert_eq!(take(3600), taken);
     }
+}
+
+#[test]
+fn episodes_that_begin_in_the_same_second_are_told_apart_and_run_their_commands() {
+    let rules = || vec![rule(HOT, &[], true)];
+    // A device that says the time to the second, and more often than that.
+    let story = |w: &mut World, disk: &mut BTreeMap<String, Vec<u8>>| {
+        let values = [90.0, 70.0, 91.0, 70.0, 92.0];
+        let acts = values.map(|value| w.reading("known", 0.0, Value::Number(value)));
+        let acts = acts.concat();
+        write(disk, &acts);
+        acts
+    };
+    let of = |acts: &[Act]| -> Vec<(i64, Option<String>)> {
+        let alerts = acts.iter().filter_map(|a| a.alert.as_ref());
+        let firing = alerts.filter(|(_, a)| a.state == alert::State::Firing);
+        firing.map(|(_, a)| (a.since, a.command.clone())).collect()
+    };
+    let (mut w, mut disk) = (World::new(rules()), BTreeMap::new());
+    let first = story(&mut w, &mut disk);
+    let begins = of(&first);
+    let t = w.wall().0;
+    assert_eq!(
+        begins.iter().map(|b| b.0).collect::<Vec<_>>(),
+        [t, t + 1, t + 2]
+    );
+    let ids: std::collections::BTreeSet<_> = begins.iter().map(|b| b.1.clone()).collect();
+    assert_eq!((ids.len(), commands(&first).len()), (3, 3));
+    for (_, alert) in first.iter().filter_map(|a| a.alert.as_ref()) {
+        assert!(alert.at >= alert.since, "{alert:?}");
+    }
+    // Nothing of it was noted, and all is read again: the ledger knows them.
+    let mut again = World::new(rules());
+    assert_eq!(of(&story(&mut again, &mut BTreeMap::new())), begins);
+    // The last was: the next life goes on with it, and the next of that second is another.
+    w.again(rules(), &disk);
+    let now = |w: &mut World, value| w.reading("known", 0.0, Value::Number(value));
+    assert_eq!(told(&now(&mut w, 70.0)), ends("hot", "known"));
+    assert_eq!(of(&now(&mut w, 95.0))[0].0, t + 3);
+    // Another second is itself.
+    w.mono += 1.0;
+    now(&mut w, 70.0);
+    assert_eq!(of(&now(&mut w, 95.0))[0].0, w.wall().0);
+}
+
+#[test]
+fn an_anomaly_is_told_with_its_reason_and_what_was_learned_outlives_a_step_of_the_clock() {
+    let odd = r#"{"name":"odd","kind":"anomaly","metric":"t","warm_up":"0s","hold":"10s"}"#;
+    let mut w = World::new(vec![rule(odd, &[], false)]);
+    for i in 0..300 {
+        assert_eq!(w.next("a", f64::from(i % 3)), []);
+    }
+    let acts = w.next("a", 40.0);
+    assert_eq!(told(&acts), fires("odd", "a"));
+    let reason = acts[0].alert.as_ref().and_then(|(_, a)| a.reason.clone());
+    let reason = reason.unwrap();
+    assert!(
+        reason.starts_with(
+            "40 is above all that is known of it: expected 0 to 2, since 2023-11-14T22:"
+        ),
+        "{reason}"
+    );
+    // It ends after twelve quiet values; the way back may still be one that is new.
+    let quiet: Vec<_> = (0..20)
+        .map(|i| told(&w.next("a", f64::from(i % 3))))
+        .collect();
+    let end = quiet.iter().position(|t| *t == ends("odd", "a"));
+    assert!(end.is_some_and(|i| (12..16).contains(&i)), "{end:?}");
+    w.offset -= 3600.0;
+    let again: Vec<_> = (0..200)
+        .flat_map(|i| w.next("a", f64::from(i % 3)))
+        .collect();
+    assert_eq!(again, []);
+    assert_eq!(told(&w.next("a", -4000.0)), fires("odd", "a"));
 }

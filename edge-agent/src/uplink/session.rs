@@ -581,19 +581,26 @@ impl Session {
     }
 
     fn refuse(&mut self, now: Duration, range: SeqRange, reason: RefusalReason) {
-        let flights = self.flights.iter().filter(|f| overlap(f.range, range));
-        let Some(refused) = flights.map(|f| f.refused).max() else {
-            return; // An old answer: these numbers were acked, or are tried in another cut.
-        };
-        subtract(&mut self.flights, range, |f| &mut f.range);
+        // Only of what is on its way: an old answer names numbers that were acked, or are tried in another cut,
+        // and a wrong one any numbers at all.
+        let named = self.flights.iter().filter(|f| overlap(f.range, range));
+        let named = named.map(|f| (common(f.range, range), f.refused));
+        let named: Vec<_> = named.collect();
+        for (range, refused) in named {
+            subtract(&mut self.flights, range, |f| &mut f.range);
+            self.refuse_one(now, range, reason, refused);
+        }
+    }
+
+    fn refuse_one(&mut self, now: Duration, range: SeqRange, reason: RefusalReason, refused: u32) {
         let (min, max) = (self.settings.refused_retry, self.settings.refused_retry_max);
         let wait = exponential(min, max, refused);
-        let count = (range.last - range.first).saturating_add(1);
+        let count = range.last.saturating_sub(range.first).saturating_add(1);
         // Too large: half of it may pass, at once.
         let halved = reason == RefusalReason::TooLarge && count > 1;
         self.refusals.push(Refusal {
             range,
-            refused: if halved { refused } else { refused + 1 },
+            refused: refused.saturating_add(u32::from(!halved)),
             retry_at: if halved {
                 now
             } else {
@@ -677,6 +684,15 @@ impl Budget {
 
 fn overlap(a: SeqRange, b: SeqRange) -> bool {
     a.incarnation == b.incarnation && a.first <= b.last && b.first <= a.last
+}
+
+/// What two that overlap have in common.
+fn common(a: SeqRange, b: SeqRange) -> SeqRange {
+    SeqRange {
+        incarnation: a.incarnation,
+        first: a.first.max(b.first),
+        last: a.last.min(b.last),
+    }
 }
 
 /// `range` without `gone`, if one piece of it remains; a hole in the middle leaves the larger end to

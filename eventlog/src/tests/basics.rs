@@ -504,18 +504,25 @@ fn trim_deletes_whole_blocks_behind_the_checkpoint_only() {
 }
 
 #[test]
-fn the_outbox_inserts_updates_and_deletes() {
+fn the_outbox_puts_and_deletes_in_one_transaction() {
     let dir = tempfile::tempdir().unwrap();
     let log = open(dir.path());
     let row = |key: &str, value: &str| (key.as_bytes().to_vec(), value.as_bytes().to_vec());
-    log.outbox_put(&[row("b", "1"), row("a", "1"), row("a", "2")])
+    let put = |key: &str, value: &str| (key.as_bytes().to_vec(), Some(value.as_bytes().to_vec()));
+    let delete = |key: &str| (key.as_bytes().to_vec(), None);
+    log.outbox_apply(&[put("b", "1"), put("a", "1"), put("a", "2")])
         .unwrap();
-    log.outbox_put(&[row("b", "2")]).unwrap();
-    assert!(log.outbox_update(b"b", b"3").unwrap());
-    assert!(!log.outbox_update(b"c", b"3").unwrap());
-    assert_eq!(log.outbox_all().unwrap(), [row("a", "1"), row("b", "3")]);
-    assert!(log.outbox_delete(b"a").unwrap());
-    assert!(!log.outbox_delete(b"a").unwrap());
+    assert_eq!(log.outbox_all().unwrap(), [row("a", "2"), row("b", "1")]);
+    // Together, in order; what is not there can go.
+    log.outbox_apply(&[
+        delete("a"),
+        put("b", "3"),
+        put("c", "4"),
+        delete("c"),
+        delete("d"),
+    ])
+    .unwrap();
+    log.outbox_apply(&[]).unwrap();
     drop(log);
     assert_eq!(open(dir.path()).outbox_all().unwrap(), [row("b", "3")]);
 }

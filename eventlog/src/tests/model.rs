@@ -34,8 +34,9 @@ enum Step {
         snapshot: usize,
         forget: Vec<(u8, u8)>,
     },
-    Delete {
-        key: u8,
+    /// Rows of the outbox that are put or go.
+    Apply {
+        rows: Vec<(u8, Option<u8>)>,
     },
     Reopen,
 }
@@ -60,7 +61,8 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(p, offset, stale, rows, outbox, snapshot, forget)| {
                 Step::Commit { p, offset, stale, rows, outbox, snapshot, forget }
             }),
-        1 => (0..10u8).prop_map(|key| Step::Delete { key }),
+        1 => prop::collection::vec((0..10u8, prop::option::of(any::<u8>())), 0..4)
+            .prop_map(|rows| Step::Apply { rows }),
         1 => Just(Step::Reopen),
     ]
 }
@@ -203,12 +205,19 @@ impl Model {
                     }
                 }
             }
-            Step::Delete { key } => {
-                let key = format!("{key:0>3}").repeat(usize::from(*key)).into_bytes();
-                assert_eq!(
-                    log.outbox_delete(&key).unwrap(),
-                    outbox.remove(&key).is_some()
-                );
+            Step::Apply { rows } => {
+                let key = |key: u8| format!("{key:0>3}").repeat(usize::from(key)).into_bytes();
+                let rows: Vec<_> = rows
+                    .iter()
+                    .map(|(k, v)| (key(*k), v.map(|v| vec![v])))
+                    .collect();
+                log.outbox_apply(&rows).unwrap();
+                for (key, value) in rows {
+                    match value {
+                        Some(value) => outbox.insert(key, value),
+                        None => outbox.remove(&key),
+                    };
+                }
             }
             Step::Reopen => {}
         }

@@ -177,7 +177,7 @@ impl Partition {
         self.resolve_devices(columns, origin.agent, lo, simple, &mut s);
         self.resolve_metrics(columns, &mut s);
         self.resolve_pairs(columns, simple, &mut s);
-        self.add_events(columns, origin, simple, &mut s, &mut aside);
+        self.add_events(columns, origin, simple, &mut s, &mut aside, fx);
         self.newest = self.newest.max(hi);
         self.join_touched(origin.agent, &s.touched);
         self.set_events_aside(columns, origin, aside, fx);
@@ -296,6 +296,7 @@ impl Partition {
                 None => s.metrics.push(metric),
             }
         }
+        self.commands.resolve(&self.registry.metrics);
     }
 
     fn resolve_pairs(&mut self, columns: &Columns, simple: bool, s: &mut Scratch) {
@@ -429,6 +430,7 @@ impl Partition {
         simple: bool,
         s: &mut Scratch,
         aside: &mut Aside,
+        fx: &mut Effects,
     ) {
         let hot = self.agents.hot(origin.agent);
         // A plain device promises nothing.
@@ -545,6 +547,11 @@ impl Partition {
                 continue;
             }
             counted += 1;
+            if self.commands.is_report(pair.metric)
+                && let Cell::Text(text) = value
+            {
+                self.command_report(origin.agent, t, columns.texts.get(text), fx);
+            }
             if pair.device < RECENT_DEVICES_MAX {
                 self.remember(pair.device, pair.metric, t, value, columns);
             }

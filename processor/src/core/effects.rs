@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use event::{AggregateSpec, RefusalReason};
+use event::command::State as CommandState;
+use event::order::Origin;
+use event::{AggregateSpec, Command, CommandControl, Record, RefusalReason};
 use rules::RuleError;
 use serde::{Deserialize, Serialize};
 use views::model::{Alert, Incident, QuarantineItem, Totals};
@@ -44,6 +46,38 @@ pub struct Notice {
     pub at: i64,
     /// The alert as it was then.
     pub alert: Alert,
+}
+
+/// An operator's record, as the log has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Operated {
+    /// Its place in the partition: it is applied at most once by it.
+    pub offset: u64,
+    /// Ingest time, microseconds.
+    pub at: i64,
+    /// An [`event::Operation`].
+    pub json: String,
+}
+
+/// A command for an agent's connection. It may come many times with one id; the agent runs it once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SendCommand {
+    /// The agent.
+    pub agent: String,
+    /// What it gets.
+    pub command: Command,
+}
+
+/// How a command has ended. It comes again in every replay, and again if the device's word changes what was
+/// supposed before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommandOutcome {
+    /// Its id.
+    pub id: String,
+    /// Where it came from.
+    pub origin: Origin,
+    /// How it ended; none if it was taken back before it was sent.
+    pub state: Option<CommandState>,
 }
 
 /// The ledger and the statuses of a partition at a moment of ingest time.
@@ -97,6 +131,10 @@ pub struct Effects {
     pub alerts: Vec<Alert>,
     /// Notifications to send.
     pub notices: Vec<Notice>,
+    /// What operators did about alerts.
+    pub operations: Vec<Operated>,
+    /// Devices that are no longer expected, and when: their alerts end without a notice.
+    pub decommissioned: Vec<(String, i64)>,
     /// Refused and quarantined input.
     pub quarantine: Vec<QuarantineItem>,
     /// Incidents.
@@ -105,6 +143,21 @@ pub struct Effects {
     pub summary: Option<Summary>,
     /// A new declaration.
     pub declared: Option<Declarations>,
+    /// Commands to send now. Not to be carried out in a replay: [`Partition::unanswered`] says afterwards what
+    /// is due.
+    ///
+    /// [`Partition::unanswered`]: super::Partition::unanswered
+    pub sends: Vec<SendCommand>,
+    /// Changed commands.
+    pub commands: Vec<views::Command>,
+    /// Commands that ended.
+    pub outcomes: Vec<CommandOutcome>,
+    /// (partition, record) to append to the log, before a checkpoint covers what made them; in a replay too:
+    /// the same twice is the same as once.
+    pub appends: Vec<(u16, Record)>,
+    /// (offset, what) for those who decide on the commands of rules: the stop switch, and what is said of a
+    /// rule's commands. From partition 0 only.
+    pub controls: Vec<(u64, CommandControl)>,
     /// Rules of records that cannot be run here; they are not declared.
     pub refused_rules: Vec<RuleError>,
 }

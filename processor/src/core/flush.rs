@@ -73,6 +73,7 @@ impl Partition {
         self.settle();
         self.emit(fx);
         self.seal();
+        self.tend_commands(fx);
         self.publish_members(fx);
         if hour_of(self.now) != hour_before {
             self.tidy();

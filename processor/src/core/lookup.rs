@@ -90,6 +90,13 @@ impl Partition {
         Some(self.model(number))
     }
 
+    /// The agent of a device; none of a plain device, and of what is no device here.
+    pub fn agent_of(&self, id: &str) -> Option<&str> {
+        let number = self.registry.ids.find(id).filter(|n| self.is_here(*n))?;
+        let agent = self.registry.devices[number as usize].agent;
+        (!self.agents.hot(agent).plain()).then(|| self.agents.name(agent))
+    }
+
     /// The devices that match, ascending by id.
     pub fn list_devices(&self, query: &DeviceQuery) -> Page<DeviceModel> {
         let text = query.text.to_ascii_lowercase();

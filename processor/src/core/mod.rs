@@ -10,6 +10,7 @@ mod aggregate;
 mod alerts;
 pub mod backtest;
 mod cold;
+mod commands;
 mod count;
 mod declare;
 mod device_set;
@@ -35,7 +36,10 @@ mod warm;
 mod windows;
 
 pub use cold::Saving;
-pub use effects::{Changed, Declarations, Effects, Notice, NoticeKind, Summary};
+pub use effects::{
+    Changed, CommandOutcome, Declarations, Effects, Notice, NoticeKind, Operated, SendCommand,
+    Summary,
+};
 pub use history::StoredRow;
 pub use partition::{Partition, Sizes};
 pub use snapshot::RestoreError;

@@ -12,9 +12,10 @@ use super::agents::{Agents, Fresh};
 use super::aggregate::Aggregate;
 use super::alerts::Alerts;
 use super::cold::{Outbox, Saving};
+use super::commands::Commands;
 use super::count::{Origin, Scratch};
 use super::declare::Declared;
-use super::effects::{Changed, Effects};
+use super::effects::{Changed, Effects, Operated};
 use super::evaluate::rank;
 use super::flush::Scan;
 use super::group::Group;
@@ -91,6 +92,7 @@ pub struct Partition {
     /// Sum over everything that went cold: the part of the state hash that no snapshot holds.
     pub(crate) cold_digest: u64,
     pub(crate) alerts: Alerts,
+    pub(crate) commands: Commands,
     pub(crate) held: Held,
     pub(crate) totals: Totals,
     pub(crate) reasons: BTreeMap<RefusalReason, u64>,
@@ -189,6 +191,7 @@ impl Partition {
             self.record(record.as_ref(), fx);
         }
         self.flush(fx);
+        self.show_commands(fx);
     }
 
     fn record(&mut self, bytes: &[u8], fx: &mut Effects) {
@@ -228,6 +231,8 @@ impl Partition {
                     }
                     self.agents.set_online(number, status.status.online);
                     self.contact(number);
+                    // It says so when it connects.
+                    self.dispatch(number, true, fx);
                     // A last will is no word of the agent.
                     if status.status.online {
                         self.heard(number, fx);
@@ -244,9 +249,20 @@ impl Partition {
             Record::SetRule(json) => self.set_rule(&json, fx),
             Record::RemoveRule(name) => self.remove_rule(&name, fx),
             Record::SetDevice(change) => self.set_device(&change),
-            Record::Decommission(device) => self.decommission(device.as_str()),
+            Record::Decommission(device) => {
+                self.decommission(device.as_str());
+                fx.decommissioned.push((device.to_string(), self.now));
+            }
             Record::Release(release) => self.release(&release, fx),
             Record::Retain(retention) => self.retention = retention,
+            // It changes nothing here: the record gives it a place in the order of things.
+            Record::Operate(json) => fx.operations.push(Operated {
+                offset: self.offset - 1,
+                at: self.now,
+                json,
+            }),
+            Record::Command(order) => self.command(order, fx),
+            Record::CommandControl(control) => self.control_commands(control, fx),
             // `decode` never gives an owned batch.
             Record::Batch(_) => {}
         }
@@ -263,6 +279,7 @@ impl Partition {
         let Some(number) = self.agent(name, false) else {
             return self.no_room(name, "agents", count, fx);
         };
+        let back = self.commands.awaits(number) && self.is_away(number);
         self.contact(number);
         self.heard(number, fx);
         let mut counted = None;
@@ -343,6 +360,9 @@ impl Partition {
         }
         if let Some(conflict) = self.agents.take_header(number, &header, self.now) {
             self.incident(name, conflict.0, fx);
+        }
+        if back {
+            self.dispatch(number, true, fx);
         }
         match counted {
             Some(columns) => {

@@ -18,6 +18,7 @@ use super::agents::Agents;
 use super::aggregate::Aggregate;
 use super::alerts::{Alerts, Saved};
 use super::cold::{Settlement, TIERS};
+use super::commands::Commands;
 use super::declare::Declared;
 use super::flat;
 use super::flush::Scan;
@@ -29,7 +30,7 @@ use super::partition::Partition;
 use super::registry::Registry;
 use super::windows::{Cell, Due, Life};
 
-const VERSION: u8 = 6;
+const VERSION: u8 = 7;
 
 /// Why a stored state cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -60,6 +61,7 @@ struct Rare {
     aggregates: Vec<AggregateSaved>,
     retention: Retention,
     alerts: Saved,
+    commands: Commands,
     held: Held,
     reasons: BTreeMap<RefusalReason, u64>,
     scan: Scan,
@@ -130,6 +132,7 @@ impl Partition {
                 .collect(),
             retention: self.retention,
             alerts: self.alerts.save(),
+            commands: self.commands.clone(),
             held: self.held.clone(),
             reasons: self.reasons.clone(),
             scan: self.scan.clone(),
@@ -377,6 +380,10 @@ impl Partition {
             self.groups.get_mut(group as usize)?.members.past = past;
         }
         self.alerts = Alerts::restore(rare.declared.parsed_rules(), rare.alerts)?;
+        self.commands = rare.commands;
+        let (devices, agents) = (self.registry.len() as u32, self.agents.len() as u32);
+        let sound = self.commands.rebuild(devices, agents, self.offset);
+        sound.then_some(())?;
         self.declared = rare.declared;
         self.retention = rare.retention;
         self.held = rare.held;

@@ -3,7 +3,9 @@
 use std::sync::{Arc, PoisonError, RwLock};
 
 use views::model::{Device, Outstanding, Point};
-use views::{DeviceQuery, DeviceSource, OutstandingQuery, Page};
+use views::{
+    Command, CommandQuery, CommandStop, DeviceQuery, DeviceSource, OutstandingQuery, Page, Rollout,
+};
 
 use crate::core::Partition;
 
@@ -31,5 +33,21 @@ impl DeviceSource for Lookup {
 
     fn recent(&self, id: &str, metric: &str) -> Option<Vec<Point>> {
         self.with(|p| p.recent_points(id, metric))
+    }
+
+    fn command(&self, id: &str) -> Option<Command> {
+        self.with(|p| p.find_command(id))
+    }
+
+    fn commands(&self, query: &CommandQuery) -> Page<Command> {
+        self.with(|p| p.list_commands(query))
+    }
+
+    fn command_stop(&self) -> CommandStop {
+        self.with(Partition::command_stop)
+    }
+
+    fn rollouts(&self) -> Vec<Rollout> {
+        self.with(Partition::list_rollouts)
     }
 }

@@ -1,12 +1,14 @@
 //! Threads, checkpoints and effects around the core.
 //!
 //! One thread per partition: it restores the newest checkpoint, replays the log to its end, publishes
-//! what it has, and follows. Until it has caught up nothing but notices leaves it: those go to the outbox,
-//! where ids decide what is new.
+//! what it has, and follows. Until it has caught up two things only leave it: notices, which go to the outbox,
+//! where ids decide what is new; and records that a partition writes for another, which may come twice. Commands
+//! of a replay are not sent: what is still unanswered at its end is.
 
 mod lookup;
 mod past;
 mod saver;
+mod stage;
 mod worker;
 
 use std::sync::Arc;
@@ -18,16 +20,39 @@ use anyhow::Context;
 use bytes::Bytes;
 use event::{Declaration, Record};
 use eventlog::{Log, PartitionId};
+use notify::Target;
 use tokio_util::sync::CancellationToken;
 use views::Views;
 
+use crate::core::SendCommand;
 use crate::outbox::Outbox;
-use crate::webhook::Target;
 use saver::Saver;
+use stage::Stage;
 use worker::Worker;
+
+/// Between two looks at whether all partitions have caught up.
+const CAUGHT_UP_NAP: Duration = Duration::from_millis(20);
 
 /// Microseconds UTC now; passed in so that tests can say what time it is.
 pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
+
+/// The way of a command to its agent's connection: says whether it was handed over. It must not wait. What is
+/// not handed over is given again later.
+#[derive(Clone)]
+pub struct Downlink(Arc<dyn Fn(&SendCommand) -> bool + Send + Sync>);
+
+impl Downlink {
+    /// Wraps what carries commands down.
+    pub fn new(send: impl Fn(&SendCommand) -> bool + Send + Sync + 'static) -> Self {
+        Self(Arc::new(send))
+    }
+}
+
+impl std::fmt::Debug for Downlink {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Downlink")
+    }
+}
 
 /// How the processor runs.
 #[derive(Debug, Clone)]
@@ -41,8 +66,12 @@ pub struct Settings {
     pub log_keep_bytes: u64,
     /// Bytes read from the log at once. Default 4 MiB.
     pub read_bytes: usize,
-    /// Where notices go.
+    /// Who is told of alerts.
     pub targets: Vec<Target>,
+    /// What becomes of alerts.
+    pub alerting: crate::alerting::Settings,
+    /// Where commands go; none: nowhere, they wait until they expire.
+    pub downlink: Option<Downlink>,
 }
 
 impl Default for Settings {
@@ -53,6 +82,8 @@ impl Default for Settings {
             log_keep_bytes: 2 << 30,
             read_bytes: 4 << 20,
             targets: Vec::new(),
+            alerting: crate::alerting::Settings::default(),
+            downlink: None,
         }
     }
 }
@@ -81,6 +112,8 @@ fn show(views: &Views, partition: u16, declared: &crate::core::Declarations) {
 pub struct Processor {
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<anyhow::Result<()>>>,
+    stage: Stage,
+    outbox: Outbox,
     delivery: tokio::task::JoinHandle<()>,
     delivery_stop: CancellationToken,
 }
@@ -102,19 +135,21 @@ impl Processor {
         let partitions = log.partitions();
         let stop = Arc::new(AtomicBool::new(false));
         let behind = Arc::new(AtomicUsize::new(usize::from(partitions)));
-        let outbox = Outbox::open(log, views, settings.targets.clone())
+        let outbox = Outbox::open(log, views, settings.targets.clone(), clock)
             .context("failed to read the outbox")?;
+        let stage = Stage::open(settings.alerting.clone(), log, &outbox, views, clock)
+            .context("failed to read the state of alerting")?;
         let saver =
             Saver::start(log).context("failed to start the thread that writes checkpoints")?;
         let mut workers = Vec::with_capacity(usize::from(partitions));
         for number in 0..partitions {
             workers.push(
-                Worker::open(number, settings, log, views, &outbox, &saver, clock)
+                Worker::open(number, settings, log, views, &stage, &saver, clock)
                     .with_context(|| format!("failed to restore partition {number}"))?,
             );
         }
         let delivery_stop = CancellationToken::new();
-        let delivery = outbox.deliver(clock.clone(), delivery_stop.clone())?;
+        let delivery = outbox.deliver(delivery_stop.clone())?;
         let mut threads = Vec::with_capacity(workers.len());
         for (number, worker) in workers.into_iter().enumerate() {
             let (stop, behind, failed) = (stop.clone(), behind.clone(), failed.clone());
@@ -137,12 +172,37 @@ impl Processor {
                 .context("failed to start a processor thread")?;
             threads.push(thread);
         }
+        threads.push({
+            let (stop, behind, failed) = (stop.clone(), behind, failed.clone());
+            let stage = stage.clone();
+            std::thread::Builder::new()
+                .name("alerting".to_owned())
+                .spawn(move || {
+                    let _guard = CancelOnDrop {
+                        token: &failed,
+                        stop: &stop,
+                    };
+                    while behind.load(Ordering::Acquire) > 0 && !stop.load(Ordering::Acquire) {
+                        std::thread::sleep(CAUGHT_UP_NAP);
+                    }
+                    stage.run(&stop);
+                    Ok(())
+                })
+                .context("failed to start the thread of alerting")?
+        });
         Ok(Self {
             stop,
             threads,
+            stage,
+            outbox,
             delivery,
             delivery_stop,
         })
+    }
+
+    /// What is delivered, and what became of it.
+    pub fn outbox(&self) -> &Outbox {
+        &self.outbox
     }
 
     /// Processes what is in the log, saves a last checkpoint of every partition, stops delivering, and
@@ -151,6 +211,7 @@ impl Processor {
     /// **Errors**: the first error of a partition's thread.
     pub fn stop(self) -> anyhow::Result<Stopping> {
         self.stop.store(true, Ordering::Release);
+        self.stage.wake();
         let mut result = Ok(());
         for thread in self.threads {
             let ended = match thread.join() {

@@ -1,12 +1,14 @@
 //! One partition's thread.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use bytes::Bytes;
+use event::command::State as CommandState;
 use eventlog::{Log, Offset, PartitionId};
 use views::Views;
 use views::model::{FileReport, PartitionReport};
@@ -15,9 +17,9 @@ use views::store::RING;
 use super::lookup::Lookup;
 use super::past::Past;
 use super::saver::{Done, Failure, Job, Saver};
+use super::stage::Stage;
 use super::{Clock, Settings};
-use crate::core::{Changed, Effects, Partition};
-use crate::outbox::Outbox;
+use crate::core::{Changed, Effects, Partition, SendCommand};
 
 /// Between two looks at the stop flag and the checkpoint timer.
 const NAP: Duration = Duration::from_millis(200);
@@ -37,6 +39,9 @@ const COLD_READ_AT_ONCE: usize = 256;
 /// ... and that may wait for it. Beyond it the oldest are dropped from the views' memory; a query reads them.
 const COLD_WAITING_MAX: usize = 20_000;
 
+/// Records in one append.
+const APPENDED_AT_ONCE: usize = 500;
+
 /// A place in the log that may be trimmed to once it is old enough.
 struct Mark {
     offset: Offset,
@@ -48,7 +53,7 @@ pub(super) struct Worker {
     number: u16,
     log: Log,
     views: Arc<Views>,
-    outbox: Outbox,
+    stage: Stage,
     clock: Clock,
     state: Arc<RwLock<Partition>>,
     past: Arc<Past>,
@@ -78,7 +83,7 @@ impl Worker {
         settings: &Settings,
         log: &Log,
         views: &Arc<Views>,
-        outbox: &Outbox,
+        stage: &Stage,
         saver: &Saver,
         clock: &Clock,
     ) -> anyhow::Result<Self> {
@@ -110,7 +115,7 @@ impl Worker {
         let turn = settings.checkpoint_every * (u32::from(number) + 1) / turns;
         let saved_ingest = saved.map(|_| state.now());
         if let Some(ingest) = saved_ingest {
-            outbox.note_saved(number, ingest);
+            stage.note_saved(number, ingest);
         }
         // Marks of an earlier life are not kept: what was old enough then is found again.
         let mut marks = VecDeque::new();
@@ -129,7 +134,9 @@ impl Worker {
                 bytes: 0,
             });
         }
-        super::show(views, number, &state.declarations());
+        let declared = state.declarations();
+        stage.set_rules(&declared.rules);
+        super::show(views, number, &declared);
         let state = Arc::new(RwLock::new(state));
         views.add_device_source(Arc::new(Lookup(state.clone())));
         let past = Arc::new(Past::new(log, partition, &state));
@@ -138,7 +145,7 @@ impl Worker {
             number,
             log: log.clone(),
             views: views.clone(),
-            outbox: outbox.clone(),
+            stage: stage.clone(),
             clock: clock.clone(),
             state,
             past,
@@ -173,6 +180,7 @@ impl Worker {
             self.read(|worker, mut fx| {
                 // Views are filled from the state when it is whole; notices cannot be had later.
                 worker.save_notices(&mut fx, stop);
+                worker.save_appends(&mut fx, stop);
                 seen.quarantine.append(&mut fx.quarantine);
                 seen.incidents.append(&mut fx.incidents);
                 seen.quarantine
@@ -184,6 +192,12 @@ impl Worker {
         }
         self.state().publish(&mut seen);
         self.publish(seen, stop);
+        let unanswered = self
+            .state
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .unanswered();
+        self.send(&unanswered);
         caught_up();
         loop {
             if self.offset() == self.log.end(partition) {
@@ -234,13 +248,17 @@ impl Worker {
         Ok(())
     }
 
-    /// Notices must be durable before a checkpoint says that they were made: on a full disk the
-    /// partition waits here, and ingest acknowledges nothing meanwhile either.
+    /// What alerting makes of a block must be durable before a checkpoint says that it was made: on a full disk
+    /// the partition waits here, and ingest acknowledges nothing meanwhile either.
     fn save_notices(&mut self, fx: &mut Effects, stop: &AtomicBool) {
-        while let Err(error) = self.outbox.put(&fx.notices) {
+        let agent_of = |device: &str| {
+            let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+            state.agent_of(device).map(str::to_owned)
+        };
+        while let Err(error) = self.stage.take(self.number, fx, agent_of) {
             tracing::error!(
                 partition = self.number,
-                "failed to save notices, trying again in {CHECKPOINT_RETRY:?}: {error:#}"
+                "failed to save what alerting decided, trying again in {CHECKPOINT_RETRY:?}: {error:#}"
             );
             let since = Instant::now();
             while since.elapsed() < CHECKPOINT_RETRY {
@@ -253,12 +271,89 @@ impl Worker {
             }
         }
         fx.notices.clear();
+        fx.operations.clear();
+        fx.controls.clear();
+    }
+
+    /// Records for other partitions must be durable before a checkpoint says that they were made, too.
+    fn save_appends(&mut self, fx: &mut Effects, stop: &AtomicBool) {
+        let mut by_partition: BTreeMap<u16, Vec<Bytes>> = BTreeMap::new();
+        for (partition, record) in fx.appends.drain(..) {
+            let records = by_partition.entry(partition).or_default();
+            records.push(record.encode().into());
+        }
+        for (partition, records) in by_partition {
+            for some in records.chunks(APPENDED_AT_ONCE) {
+                self.append(PartitionId(partition), some, stop);
+            }
+        }
+    }
+
+    fn append(&mut self, to: PartitionId, records: &[Bytes], stop: &AtomicBool) {
+        while let Err(error) = self.log.append_blocking(to, records.to_vec()) {
+            let passing = matches!(
+                error,
+                eventlog::Error::Full { .. } | eventlog::Error::Io { .. }
+            );
+            tracing::error!(
+                partition = self.number,
+                to = to.0,
+                "failed to append what commands need{}: {error}",
+                if passing { ", trying again" } else { "" }
+            );
+            if !passing {
+                return;
+            }
+            let since = Instant::now();
+            while since.elapsed() < CHECKPOINT_RETRY {
+                if stop.load(Ordering::Acquire) {
+                    // No checkpoint is saved after this, so the next start makes them again.
+                    self.abandoned = true;
+                    return;
+                }
+                std::thread::sleep(NAP);
+            }
+        }
+    }
+
+    /// Hands commands to the connections of their agents.
+    fn send(&self, sends: &[SendCommand]) {
+        for send in sends {
+            let handed_over = self.settings.downlink.as_ref().is_some_and(|d| (d.0)(send));
+            let result = match handed_over {
+                true => "handed_over",
+                false => "not_connected",
+            };
+            metrics::counter!("tidewatch_command_sends_total", "result" => result).increment(1);
+            tracing::debug!(
+                id = send.command.id,
+                agent = send.agent,
+                result,
+                "a command was sent"
+            );
+        }
     }
 
     /// Hands effects on. Notices are durable before anything shows.
     fn publish(&mut self, mut fx: Effects, stop: &AtomicBool) {
         let n = self.number;
         self.save_notices(&mut fx, stop);
+        self.save_appends(&mut fx, stop);
+        // The log has what they come from.
+        self.send(&fx.sends);
+        for outcome in &fx.outcomes {
+            let state = match outcome.state {
+                Some(CommandState::Succeeded) => "succeeded",
+                Some(CommandState::Failed) => "failed",
+                Some(CommandState::Expired) => "expired",
+                Some(CommandState::Refused) => "refused",
+                Some(CommandState::Running) | None => "cancelled",
+            };
+            metrics::counter!("tidewatch_commands_ended_total", "state" => state).increment(1);
+        }
+        for command in fx.commands {
+            self.views.push_command(command);
+        }
         if let Some(declared) = fx.declared.take() {
             super::show(&self.views, n, &declared);
         }
@@ -429,7 +524,7 @@ impl Worker {
         self.saved = self.saving_offset;
         let offset = self.saving_offset.unwrap_or(done.offset);
         self.saved_ingest = Some(done.ingest);
-        self.outbox.note_saved(self.number, done.ingest);
+        self.stage.note_saved(self.number, done.ingest);
         self.saved_hash = Some(done.hash);
         self.marks.push_back(Mark {
             offset,
@@ -596,8 +691,6 @@ fn newest_before(
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::AtomicI64;
-
-    use bytes::Bytes;
 
     use super::*;
 

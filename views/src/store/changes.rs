@@ -4,6 +4,7 @@ use std::sync::PoisonError;
 
 use super::{Changes, Views, read};
 use crate::model::Row;
+use crate::oncall::MarkedAlert;
 use crate::part::RowState;
 
 /// Open rows that are watched for settling by themselves.
@@ -64,20 +65,28 @@ impl Views {
             open.pop_first();
         }
         drop(open);
-        let mut alerts = pending.dropped_alerts.clone();
+        // What is dropped has no marks any more.
+        let gone = pending.dropped_alerts.iter().cloned();
+        let mut alerts: Vec<MarkedAlert> = gone.map(MarkedAlert::from).collect();
         for part in &self.parts {
             let part = read(part);
+            let on_call = read(&self.on_call);
             alerts.extend(
                 pending
                     .alerts
                     .iter()
-                    .filter_map(|id| part.alerts.get(id).cloned()),
+                    .filter_map(|id| Some(on_call.marked(part.alerts.get(id)?))),
             );
         }
+        let pages = pending.pages.iter();
+        let pages = pages.filter_map(|key| self.alert_page(key)).collect();
         Changes {
             windows,
             dropped,
             alerts,
+            pages,
+            commands: pending.commands.into_values().collect(),
+            commands_dropped: pending.commands_dropped,
             overview: pending.overview,
         }
     }

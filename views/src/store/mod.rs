@@ -5,7 +5,9 @@
 //! rings.
 
 mod changes;
+mod commands;
 mod merge;
+mod oncall;
 mod read;
 mod rows;
 mod windows;
@@ -17,10 +19,12 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGua
 
 use event::AggregateSpec;
 
+use crate::commands::Command;
 use crate::completeness::CompletenessIndex;
 use crate::model::{
     Alert, FileReport, Incident, Notification, PartitionReport, QuarantineItem, Row, Totals,
 };
+use crate::oncall::{AlertPage, MarkedAlert};
 use crate::part::{DeviceSource, Group, HistorySource, LagReport, StatusCounts};
 
 use rows::Rows;
@@ -46,7 +50,13 @@ pub struct Changes {
     /// Changed rows that found no room.
     pub dropped: u64,
     /// Changed alerts.
-    pub alerts: Vec<Alert>,
+    pub alerts: Vec<MarkedAlert>,
+    /// Changed pages.
+    pub pages: Vec<AlertPage>,
+    /// Changed commands; of one that changed again the newest form only.
+    pub commands: Vec<Command>,
+    /// Changed commands that found no room.
+    pub commands_dropped: u64,
     /// Whether the overview may have changed.
     pub overview: bool,
 }
@@ -79,6 +89,9 @@ struct Pending {
     rows: BTreeSet<(u32, i64, Group)>,
     dropped: u64,
     alerts: BTreeSet<String>,
+    pages: BTreeSet<String>,
+    commands: BTreeMap<String, Command>,
+    commands_dropped: u64,
     /// In the form that says so.
     dropped_alerts: Vec<Alert>,
     overview: bool,
@@ -119,6 +132,7 @@ pub struct Views {
     /// By partition.
     histories: RwLock<BTreeMap<u16, Arc<dyn HistorySource>>>,
     notifications: RwLock<VecDeque<Notification>>,
+    on_call: RwLock<oncall::OnCall>,
     files: RwLock<(FileReport, FileReport)>,
     pending: Mutex<Pending>,
     /// Rows that the live stream has shown as open, oldest first: one may settle without any new record,

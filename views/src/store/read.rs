@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use super::{SECOND, Views, read};
 use crate::model::{
-    Alert, AlertCounts, Device, HeldBackBy, Incident, Ledger, Notification, Overview, Point,
+    AlertCounts, Device, HeldBackBy, Incident, Ledger, Notification, Overview, Point,
     QuarantineItem, System, Time, TooOldItem, Totals,
 };
 use crate::part::{DeviceQuery, DeviceSource, LagReport, Page, TooOld};
@@ -62,12 +62,14 @@ impl Views {
                     o.held_back_by = Some(lag.clone());
                 }
             }
+            let on_call = read(&self.on_call);
             for alert in part.alerts.values().filter(|a| a.state == "firing") {
                 *o.alerts
                     .firing
                     .entry(alert.severity.to_owned())
                     .or_default() += 1;
-                o.alerts.unacknowledged += 1;
+                let unheard = on_call.acknowledged(&alert.id).is_none();
+                o.alerts.unacknowledged += u64::from(unheard);
             }
         }
         o.complete_to = o.held_back_by.as_ref().map(|h| h.progress);
@@ -121,28 +123,6 @@ impl Views {
         read(&self.sources)
             .iter()
             .find_map(|s| s.recent(id, metric))
-    }
-
-    /// Alerts, newest first (by the time they were reported, then by id). `after` is the id of the
-    /// last one seen.
-    pub fn alerts(&self, state: Option<&str>, after: Option<&str>, limit: usize) -> Page<Alert> {
-        let mut items: Vec<Alert> = Vec::new();
-        for part in &self.parts {
-            let part = read(part);
-            items.extend(
-                part.alerts
-                    .values()
-                    .filter(|a| state.is_none_or(|s| s == a.state))
-                    .cloned(),
-            );
-        }
-        items.sort_by(|a, b| (b.reported, &b.id).cmp(&(a.reported, &a.id)));
-        let total = items.len() as u64;
-        let skip = after
-            .and_then(|id| items.iter().position(|a| a.id == id))
-            .map_or(0, |i| i + 1);
-        let items = items.into_iter().skip(skip).take(limit).collect();
-        Page { items, total }
     }
 
     /// The rules as declared.

@@ -16,7 +16,7 @@ use crate::part::{DeviceSource, Group, HistorySource, LagReport, RowPart, Status
 /// Newest windows of a group whose completeness is watched for changes.
 const WATCHED_WINDOWS: usize = 60;
 /// Changed rows remembered between two frames of the live stream.
-const CHANGES_MAX: usize = 500;
+pub(super) const CHANGES_MAX: usize = 500;
 
 /// Writing: for the processor only.
 impl Views {
@@ -32,6 +32,7 @@ impl Views {
             sources: RwLock::default(),
             histories: RwLock::default(),
             notifications: RwLock::default(),
+            on_call: RwLock::default(),
             files: RwLock::default(),
             pending: Mutex::default(),
             shown_open: Mutex::default(),
@@ -271,10 +272,8 @@ impl Views {
     /// Takes the newest form of a notification.
     pub fn put_notification(&self, notification: Notification) {
         let mut all = write(&self.notifications);
-        // The same notice goes to every target under the same id.
-        let same =
-            |n: &&mut Notification| n.id == notification.id && n.target == notification.target;
-        match all.iter_mut().find(same) {
+        // From the newest: it is they that change.
+        match all.iter_mut().rfind(|n| n.id == notification.id) {
             Some(old) => *old = notification,
             None => push_ring(&mut all, notification),
         }

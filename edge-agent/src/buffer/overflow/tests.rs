@@ -89,14 +89,21 @@ fn append(buffer: &mut Buffer, samples: &[Sample]) -> SeqRange {
     buffer.append(samples, &[], true, now).unwrap().unwrap()
 }
 
-/// Everything held, with the kind of its chunk.
+/// Everything held, and what it is.
 fn held(buffer: &mut Buffer) -> BTreeMap<Number, (Kind, Sample)> {
     let chunks: Vec<_> = buffer.index.all().collect();
     let mut found = BTreeMap::new();
     for (key, meta) in chunks {
-        let samples = buffer.samples(key, meta).unwrap().unwrap();
+        let chunk = buffer.chunk(key, meta).unwrap().unwrap();
+        let is_fault = |at: u32| chunk.faults.iter().any(|run| run.contains(&at));
+        let kinds = (0..).map(|at| match meta.kind {
+            Kind::Summary => Kind::Summary,
+            _ if is_fault(at) => Kind::Fault,
+            _ => Kind::Raw,
+        });
+        assert!(meta.kind == Kind::Summary || meta.kind == chunk.kind());
         let numbers = (key.first..).map(|n| (key.inc, n));
-        found.extend(numbers.zip(samples.into_iter().map(|s| (meta.kind, s))));
+        found.extend(numbers.zip(kinds.zip(chunk.samples.iter().cloned())));
     }
     found
 }
@@ -288,6 +295,124 @@ fn a_lower_limit_takes_effect_in_steps_and_an_end() {
     let held = buffer.held().bytes;
     append(&mut buffer, &[text(second)]);
     assert!(buffer.held().bytes > held && buffer.dropped() == 0);
+}
+
+#[test]
+fn the_parts_of_a_summary_are_as_large_as_a_chunk_may_be() {
+    // Attributes stay as they are, so a summary of long ones is large.
+    let mut rng = StdRng::seed_from_u64(7);
+    let settings = Settings {
+        chunk_events_max: 65_536,
+        ..settings(1_000_000)
+    };
+    let mut buffer = opened(&settings);
+    let mut second = 0;
+    while buffer.summed_up() == 0 {
+        let said: Vec<Sample> = (0..300)
+            .map(|i| {
+                let text: String = (0..1000)
+                    .map(|_| char::from(rng.random_range(b'0'..=b'z')))
+                    .collect();
+                sample(&format!("@a{i}"), second, Value::Text(text.as_str().into()))
+            })
+            .collect();
+        second += 1;
+        append(&mut buffer, &said);
+    }
+    let chunks: Vec<_> = buffer.index.all().collect();
+    let mut parts = 0;
+    for (key, meta) in chunks.into_iter().filter(|(_, m)| m.kind == Kind::Summary) {
+        let chunk = buffer.chunk(key, meta).unwrap().unwrap();
+        let raw: usize = chunk.samples.iter().map(raw_bytes).sum();
+        // The last one may reach beyond it.
+        assert!(raw < CHUNK_RAW_BYTES_MAX + 1100, "{raw}");
+        parts += 1;
+    }
+    assert!(parts >= 3, "{parts} parts of 300 kB");
+}
+
+#[test]
+fn summing_up_that_goes_on_is_no_reason_to_drop_what_has_no_time() {
+    let mut settings = settings(64 << 20);
+    settings.chunk_events_max = 1000;
+    let mut buffer = opened(&settings);
+    let number = |second: i64| sample("u", second, Value::Number((second as f64).sqrt()));
+    let mut second = 0;
+    while buffer.held().bytes < 3 << 20 {
+        let batch: Vec<Sample> = (second..second + 1800).map(number).collect();
+        second += 1800;
+        append(&mut buffer, &batch);
+    }
+    let waiting: Vec<Sample> = (0..5000).map(number).collect();
+    buffer.hold("a", &waiting, true).unwrap();
+    let now = EventTime::from_secs(START);
+    buffer.append(&[], &[], true, now).unwrap();
+    buffer.limit(Some(LIMIT_MIN));
+    // More than one append can sum up.
+    let mut rounds = 0;
+    while buffer.held().bytes > LIMIT_MIN {
+        append(&mut buffer, &[number(second)]);
+        second += 1;
+        rounds += 1;
+        assert!(rounds < 20, "it does not shrink");
+        assert_eq!((buffer.unplaced(), buffer.dropped()), (5000, 0));
+    }
+    assert!(rounds > 1, "it was too little");
+}
+
+/// Four hundred readings with an alarm after each `every`, and a next life that does not know which are
+/// faults, with room for little. New readings come until nothing more of the old ones can go.
+fn after_a_shortage(overflow: Policy, every: usize) -> Buffer {
+    let disk = Disk::default();
+    let agent = AgentId::new("gw").unwrap();
+    let now = EventTime::from_secs(START);
+    let mut settings = settings(1 << 20);
+    settings.chunk_events_max = 1000;
+    let mut buffer = open_backend(disk.clone(), &agent, &settings, 1, now).unwrap();
+    // Eight bytes each, however they are compressed.
+    let root = |second: i64| sample("t", second, Value::Number((second as f64).sqrt()));
+    let all: Vec<i64> = (0..400).collect();
+    for seconds in all.chunks(every) {
+        let mut group: Vec<Sample> = seconds.iter().map(|s| root(*s)).collect();
+        group.push(sample(
+            "alarm",
+            seconds[0],
+            Value::Number(seconds[0] as f64),
+        ));
+        append(&mut buffer, &group);
+    }
+    // A commit does not begin a chunk of each kind.
+    assert!(buffer.index.chunks() <= 2, "{}", buffer.index.chunks());
+    buffer.close(now).unwrap();
+    settings.faults = Faults::default();
+    settings.overflow = overflow;
+    settings.bytes_max = 12_000;
+    let mut buffer = open_backend(disk, &agent, &settings, 2, now).unwrap();
+    for second in (400..6000).step_by(20) {
+        let group: Vec<Sample> = (second..second + 20).map(root).collect();
+        append(&mut buffer, &group);
+        assert!(buffer.held().bytes <= 12_000);
+    }
+    buffer
+}
+
+#[test]
+fn faults_among_others_share_their_chunks_and_stay_when_those_go() {
+    for overflow in [Policy::Compact, Policy::DropOldest] {
+        for every in [100, 4] {
+            let mut buffer = after_a_shortage(overflow, every);
+            let alarms = (0..400).step_by(every).map(|n| (n, n as f64));
+            let alarms: Vec<Point> = alarms.collect();
+            assert_eq!(values(&mut buffer, "alarm"), alarms, "{overflow:?}");
+            let lost = lost(&buffer);
+            assert!(held(&mut buffer).keys().all(|n| !lost.contains(n)));
+            let gone = lost.iter().filter(|n| n.0.no == 1).count();
+            // Alone, a hundred alarms would take more room than they do with all the readings between them.
+            let expected = if every == 100 { 400 } else { 0 };
+            assert_eq!(gone, expected, "{overflow:?}, {every}");
+            assert_eq!(buffer.summed_up() > 0, overflow == Policy::Compact);
+        }
+    }
 }
 
 /// Random appends, acks and restarts against what must be true of them.
