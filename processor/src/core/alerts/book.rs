@@ -53,10 +53,8 @@ impl Active {
 
     /// Whether a page or another begin is to be told.
     pub(crate) fn has_to_tell(&self) -> bool {
-        match self.notified {
-            true => self.open.episode.began != self.told.0,
-            false => self.open.episode.firing,
-        }
+        // Of a page that late values made pending again nothing is told before it fires or is dropped.
+        self.fired() && (!self.notified || self.began() != self.told.0)
     }
 
     fn began(&self) -> i64 {
