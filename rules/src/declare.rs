@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::anomaly::{Anomaly, FalseAlarms, MISSING_MAX, Missing, Options, Variant};
 use crate::extra::{self, EXTRA, RuleCommand};
+use crate::fleet::{Field, GROUP_BY_MAX, Share, When, Window};
 use crate::kind::{KINDS, Kind};
 use crate::offline::Offline;
 use crate::rate::{Course, Rate};
@@ -68,7 +69,8 @@ pub struct RuleError {
 /// A checked rule.
 ///
 /// In JSON or TOML every rule has `name`, `kind` (`threshold`, the default, `rate`, `silence`, `stuck`,
-/// `offline` or `anomaly`), `metric` (all but `offline`) and `severity` (`info`, `warning`, the default, `error`, `critical`), and
+/// `offline`, `anomaly`, `window` or `share`), `metric` (all but `offline`, `window` and `share`) and `severity`
+/// (`info`, `warning`, the default, `error`, `critical`), and
 /// - `threshold`: `direction` (`above`, the default, or `below`), `raise`, `clear` (default: `raise`),
 ///   `for` (default `0s`);
 /// - `rate`: `direction` (`rising`, the default, `falling` or `either`), `raise` (the change), `within`
@@ -79,7 +81,12 @@ pub struct RuleError {
 /// - `anomaly`: `false_alarms` (`1/month`; a number 1 to 1,000 per hour, day, week, month or year),
 ///   `sensitivity` (1; 0.1 to 10), `hold` (`2h`), `half_life` (`180d`), `warm_up` (`1d`), `missing`
 ///   (`[-200, -127]`; at most 8 numbers that stand for no value), `detector` (`default` or `large`); see
-///   [`crate::anomaly`].
+///   [`crate::anomaly`];
+/// - `window`: `aggregate` (its name), `field` (see [`Field`]), `direction`, `raise`, `clear`, `for` as of
+///   `threshold`, `when` (`settled`, the default, or `open`); `match` is about the group;
+/// - `share`: `of` (name of another rule), `group_by` (attributes, at most 4; `["site"]`), `raise` (a share, 0 to
+///   less than 1), `clear` (default: `raise`), `for` (default `0s`), `at_least` (devices; 2); `match` is about the
+///   group.
 ///
 /// Beside these, any rule may have
 /// - `safety` (`false`): an episode that is learned only after it ended pages all the same;
@@ -94,8 +101,15 @@ pub struct RuleError {
 pub struct Rule {
     /// Its name: 1 to 64 of `A-Z a-z 0-9 _ - .`.
     pub name: String,
-    /// The metric it watches, on every device that has it; empty for a rule of the kind `offline`.
+    /// The metric it watches, on every device that has it; empty for a rule of the kind `offline`, `window` or
+    /// `share`.
     pub metric: String,
+    /// Of the kind `window`: the aggregate; else empty.
+    pub aggregate: String,
+    /// Of the kind `share`: the rule that fires on the devices; else empty.
+    pub of: String,
+    /// Of the kind `share`: the attributes whose texts make the groups; at most 4, none = the whole fleet.
+    pub group_by: Vec<String>,
     /// How bad it is.
     pub severity: Severity,
     /// What it looks for.
@@ -144,9 +158,23 @@ const ANOMALY: &[&str] = &[
     "missing",
 ];
 
+const WINDOW: &[&str] = &[
+    "aggregate",
+    "field",
+    "direction",
+    "raise",
+    "clear",
+    "for",
+    "when",
+];
+const SHARE: &[&str] = &["of", "group_by", "raise", "clear", "for", "at_least"];
+
 /// The names of all fields that a rule of some kind may have.
 pub fn fields() -> Vec<&'static str> {
-    let mut all = [COMMON, THRESHOLD, RATE, SILENCE, STUCK, ANOMALY, EXTRA].concat();
+    let mut all = [
+        COMMON, THRESHOLD, RATE, SILENCE, STUCK, ANOMALY, WINDOW, SHARE, EXTRA,
+    ]
+    .concat();
     all.sort_unstable();
     all.dedup();
     all
@@ -260,11 +288,87 @@ impl Fields<'_> {
         }
     }
 
+    /// A name of something else that is declared.
+    fn reference(&self, field: &str, what: &str) -> Result<String, RuleError> {
+        let message = format!("must be the name of {what}: 1 to 64 of A-Z a-z 0-9 _ - .");
+        self.name(field, &message)
+    }
+
+    fn window(&self) -> Result<Window, RuleError> {
+        let known = Field::ALL.map(|f| f.as_str());
+        let field = match self.text("field")? {
+            None => {
+                return self.wrong("field", format!("is missing; give {}", or(&quoted(&known))));
+            }
+            Some(text) => Field::ALL.into_iter().find(|f| f.as_str() == text),
+        };
+        let Some(field) = field else {
+            return self.wrong("field", format!("must be {}", or(&quoted(&known))));
+        };
+        let threshold = Threshold {
+            hold: self.duration("for", Some(0), 0, AFTER_MAX)?,
+            ..self.limits()?
+        };
+        let when = self.one_of(
+            "when",
+            &[When::Settled, When::Open].map(|w| (w.as_str(), w)),
+        )?;
+        Ok(Window {
+            field,
+            when,
+            threshold,
+        })
+    }
+
+    fn share(&self) -> Result<Share, RuleError> {
+        let threshold = Threshold {
+            hold: self.hold()?,
+            ..self.limits()?
+        };
+        for (field, share) in [("raise", threshold.raise), ("clear", threshold.clear)] {
+            if !(0.0..1.0).contains(&share) {
+                let message =
+                    format!("{share} must be a share from 0 to less than 1, as 0.05 for 5 %");
+                return self.wrong(field, message);
+            }
+        }
+        Ok(Share {
+            threshold,
+            at_least: self.count("at_least", 2, 1)?,
+        })
+    }
+
+    fn group_by(&self) -> Result<Vec<String>, RuleError> {
+        let attributes: Option<Vec<String>> = match self.map.get("group_by") {
+            None => return Ok(vec!["site".to_owned()]),
+            Some(value) => value.as_array().and_then(|list| {
+                let name = |v: &Value| v.as_str().filter(|t| !t.is_empty()).map(str::to_owned);
+                list.iter().map(name).collect()
+            }),
+        };
+        match attributes.filter(|a| a.len() <= GROUP_BY_MAX) {
+            Some(attributes) => Ok(attributes),
+            None => {
+                let message =
+                    format!("must be a list of at most {GROUP_BY_MAX} attributes, as [\"site\"]");
+                self.wrong("group_by", message)
+            }
+        }
+    }
+
     fn hold(&self) -> Result<i64, RuleError> {
         self.duration("for", Some(0), 0, DAY)
     }
 
     fn threshold(&self) -> Result<Threshold, RuleError> {
+        Ok(Threshold {
+            hold: self.hold()?,
+            ..self.limits()?
+        })
+    }
+
+    /// A threshold without a `for`.
+    fn limits(&self) -> Result<Threshold, RuleError> {
         let direction = self.one_of(
             "direction",
             &[("above", Direction::Above), ("below", Direction::Below)],
@@ -283,7 +387,7 @@ impl Fields<'_> {
             direction,
             raise,
             clear,
-            hold: self.hold()?,
+            hold: 0,
         })
     }
 
@@ -399,6 +503,10 @@ impl<'a> WrittenAnomaly<'a> {
     }
 }
 
+fn quoted(names: &[&str]) -> Vec<String> {
+    names.iter().map(|n| format!("{n:?}")).collect()
+}
+
 /// `a, b or c`.
 fn or(names: &[String]) -> String {
     match names.split_last() {
@@ -465,14 +573,50 @@ impl Rule {
                 known(kind, ANOMALY)?;
                 Kind::Anomaly(fields.anomaly()?)
             }
+            kind @ "window" => {
+                known(kind, WINDOW)?;
+                Kind::Window(fields.window()?)
+            }
+            kind @ "share" => {
+                known(kind, SHARE)?;
+                Kind::Share(fields.share()?)
+            }
             other => {
-                let kinds = or(&KINDS.map(|k| format!("{k:?}")));
+                let kinds = or(&quoted(&KINDS));
                 let other: String = other.chars().take(NAME_BYTES_MAX).collect();
                 return fields.wrong("kind", format!("{other:?} is not known; write {kinds}"));
             }
         };
         let extra = fields.extra()?;
+        if kind.is_of_groups() {
+            let message =
+                "leave it out: a rule of this kind is about a group, not about one device";
+            for field in ["metric", "command", "safety"] {
+                if fields.map.contains_key(field) {
+                    return fields.wrong(field, message);
+                }
+            }
+        }
+        let (mut aggregate, mut of, mut group_by) = Default::default();
+        match kind {
+            Kind::Window(_) => aggregate = fields.reference("aggregate", "an aggregate")?,
+            Kind::Share(_) => {
+                of = fields.reference("of", "another rule")?;
+                group_by = fields.group_by()?;
+                if let Some(key) = extra.only_on.keys().find(|k| !group_by.contains(k)) {
+                    let message = "is not in group_by; a rule of the kind \"share\" matches groups";
+                    return fields.wrong(&format!("match.{key}"), message);
+                }
+                if of == name {
+                    return fields.wrong("of", "must be another rule");
+                }
+            }
+            _ => {}
+        }
         Ok(Self {
+            aggregate,
+            of,
+            group_by,
             safety: extra.safety,
             labels: extra.labels,
             only_on: extra.only_on,
@@ -484,7 +628,7 @@ impl Rule {
                     let message = "leave it out: a rule of the kind \"offline\" watches agents";
                     return fields.wrong("metric", message);
                 }
-                Kind::Offline(_) => String::new(),
+                Kind::Offline(_) | Kind::Window(_) | Kind::Share(_) => String::new(),
                 _ => fields.name("metric", METRIC)?,
             },
             severity: fields.one_of(
@@ -510,6 +654,14 @@ impl Rule {
             kind: &'a str,
             #[serde(skip_serializing_if = "str::is_empty")]
             metric: &'a str,
+            #[serde(skip_serializing_if = "str::is_empty")]
+            aggregate: &'a str,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            field: Option<Field>,
+            #[serde(skip_serializing_if = "str::is_empty")]
+            of: &'a str,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            group_by: Option<&'a [String]>,
             #[serde(skip_serializing_if = "Option::is_none")]
             direction: Option<D>,
             #[serde(skip_serializing_if = "Option::is_none")]
@@ -526,6 +678,10 @@ impl Rule {
             tolerance: Option<f64>,
             #[serde(flatten, skip_serializing_if = "Option::is_none")]
             anomaly: Option<WrittenAnomaly<'a>>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            when: Option<When>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            at_least: Option<u32>,
             severity: Severity,
             #[serde(flatten)]
             extra: extra::Written<'a>,
@@ -538,6 +694,10 @@ impl Rule {
                 name: &rule.name,
                 kind: rule.kind.name(),
                 metric: &rule.metric,
+                aggregate: &rule.aggregate,
+                field: None,
+                of: &rule.of,
+                group_by: None,
                 direction,
                 raise: None,
                 clear: None,
@@ -546,6 +706,8 @@ impl Rule {
                 hold: None,
                 tolerance: None,
                 anomaly: None,
+                when: None,
+                at_least: None,
                 severity: rule.severity,
                 extra: extra::Written::of(rule),
             }
@@ -575,6 +737,22 @@ impl Rule {
             }),
             Kind::Anomaly(a) => text(&Written {
                 anomaly: Some(WrittenAnomaly::of(a.options())),
+                ..begin::<Direction>(self, None)
+            }),
+            Kind::Window(w) => text(&Written {
+                field: Some(w.field),
+                raise: Some(w.threshold.raise),
+                clear: Some(w.threshold.clear),
+                hold: Some(format_duration(w.threshold.hold)),
+                when: Some(w.when),
+                ..begin(self, Some(w.threshold.direction))
+            }),
+            Kind::Share(s) => text(&Written {
+                group_by: Some(&self.group_by),
+                raise: Some(s.threshold.raise),
+                clear: Some(s.threshold.clear),
+                hold: Some(format_duration(s.threshold.hold)),
+                at_least: Some(s.at_least),
                 ..begin::<Direction>(self, None)
             }),
         }
@@ -616,6 +794,10 @@ mod tests {
             r#"{"name":"s","kind":"stuck","metric":"t","for":"1h"}"#,
             r#"{"name":"s","kind":"stuck","metric":"t","for":"1h","tolerance":0.25}"#,
             r#"{"name":"o","kind":"offline","after":"5m"}"#,
+            r#"{"name":"w","kind":"window","aggregate":"by_site","field":"completeness","direction":"below","raise":0.8,"clear":0.9,"for":"20s","when":"open","match":{"site":"s1"}}"#,
+            r#"{"name":"w","kind":"window","aggregate":"fleet","field":"p99","raise":80}"#,
+            r#"{"name":"h","kind":"share","of":"hot","raise":0.05}"#,
+            r#"{"name":"h","kind":"share","of":"hot","raise":0.05,"clear":0,"group_by":["site","line"],"at_least":10,"for":"1m","match":{"line":"3"}}"#,
             r#"{"name":"a","kind":"anomaly","metric":"t"}"#,
             r#"{"name":"a","kind":"anomaly","metric":"t","detector":"large","false_alarms":"2/week","sensitivity":0.5,"hold":"10s","half_life":"7d","warm_up":"0s","missing":[-127,85,0.1]}"#,
         ] {
@@ -658,7 +840,7 @@ mod tests {
         check(
             r#""metric":"t","raise":1,"kind":"x""#,
             "kind",
-            "\"offline\" or \"anomaly\"",
+            "\"window\" or \"share\"",
         );
         check(
             r#""metric":"t","raise":1,"rise":2"#,
@@ -742,6 +924,55 @@ mod tests {
         check(
             r#""kind":"offline","metric":"t","after":"1m""#,
             "metric",
+            "leave it out",
+        );
+        let window = |rest: &str, field: &str, remedy: &str| {
+            check(&format!(r#""kind":"window"{rest}"#), field, remedy);
+        };
+        let whole = r#","aggregate":"a","field":"count","raise":1"#;
+        window(r#","aggregate":"a""#, "field", "\"completeness\"");
+        window(r#","aggregate":"a","field":"median""#, "field", "\"p50\"");
+        window(r#","field":"count","raise":1"#, "aggregate", "is missing");
+        window(r#","aggregate":"a","field":"count""#, "raise", "is missing");
+        window(&format!(r#"{whole},"when":"soon""#), "when", "\"settled\"");
+        window(
+            &format!(r#"{whole},"metric":"t""#),
+            "metric",
+            "leave it out",
+        );
+        window(
+            &format!(r#"{whole},"safety":true"#),
+            "safety",
+            "leave it out",
+        );
+        window(&format!(r#"{whole},"of":"b""#), "of", "no such field");
+        let share = |rest: &str, field: &str, remedy: &str| {
+            check(&format!(r#""kind":"share"{rest}"#), field, remedy);
+        };
+        share(r#","raise":0.1"#, "of", "is missing");
+        share(r#","of":"a","raise":0.1"#, "of", "another rule");
+        share(r#","of":"b","raise":5"#, "raise", "0.05 for 5 %");
+        share(
+            r#","of":"b","raise":0.1,"clear":0.2"#,
+            "clear",
+            "below raise",
+        );
+        let by = |rest: &str| format!(r#","of":"b","raise":0.1,{rest}"#);
+        share(&by(r#""group_by":"site""#), "group_by", "a list");
+        share(
+            &by(r#""group_by":["a","b","c","d","e"]"#),
+            "group_by",
+            "at most 4",
+        );
+        share(&by(r#""at_least":0"#), "at_least", "whole number");
+        share(
+            &by(r#""match":{"line":"3"}"#),
+            "match.line",
+            "not in group_by",
+        );
+        share(
+            &by(r#""command":{"name":"stop"}"#),
+            "command",
             "leave it out",
         );
         let anomaly = |rest: &str, field: &str, remedy: &str| {

@@ -153,7 +153,7 @@ impl Fields<'_> {
         Ok(texts)
     }
 
-    fn count(&self, field: &str, default: u32, min: u32) -> Result<u32, RuleError> {
+    pub(crate) fn count(&self, field: &str, default: u32, min: u32) -> Result<u32, RuleError> {
         let Some(value) = self.map.get(field) else {
             return Ok(default);
         };

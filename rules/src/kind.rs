@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::anomaly::{Anomaly, THRESHOLD, Watch};
 use crate::episode::{Episode, Transition};
+use crate::fleet::{Share, Window};
 use crate::format_duration;
 use crate::offline::Offline;
 use crate::rate::Course;
@@ -13,13 +14,15 @@ use crate::stuck::{Row, Stuck};
 use crate::threshold::{Direction, Threshold};
 
 /// Names of the kinds, as they are declared.
-pub const KINDS: [&str; 6] = [
+pub const KINDS: [&str; 8] = [
     "threshold",
     "rate",
     "silence",
     "stuck",
     "offline",
     "anomaly",
+    "window",
+    "share",
 ];
 
 /// What a rule looks for.
@@ -37,6 +40,10 @@ pub enum Kind {
     Offline(Offline),
     /// A value unlike those before.
     Anomaly(Anomaly),
+    /// A window of a group. It has no series: nothing here steps it.
+    Window(Window),
+    /// A share of a group. It has no series, either.
+    Share(Share),
 }
 
 /// What is remembered of one rule on one series (a metric of a device): at most about 400 bytes, of an
@@ -75,7 +82,14 @@ impl Kind {
             Self::Stuck(_) => KINDS[3],
             Self::Offline(_) => KINDS[4],
             Self::Anomaly(_) => KINDS[5],
+            Self::Window(_) => KINDS[6],
+            Self::Share(_) => KINDS[7],
         }
+    }
+
+    /// Whether it is about groups of devices: no series is stepped with it.
+    pub const fn is_of_groups(&self) -> bool {
+        matches!(self, Self::Window(_) | Self::Share(_))
     }
 
     /// Whether something must be remembered of a series without an episode. What has no memory needs no
@@ -83,20 +97,19 @@ impl Kind {
     pub const fn has_memory(&self) -> bool {
         !matches!(
             self,
-            Self::Threshold(_) | Self::Silence(_) | Self::Offline(_)
+            Self::Threshold(_)
+                | Self::Silence(_)
+                | Self::Offline(_)
+                | Self::Window(_)
+                | Self::Share(_)
         )
     }
 
     /// What is wrong while an episode fires, for people: goes on after "x of y ".
     pub fn describe(&self) -> String {
         match self {
-            Self::Threshold(t) => {
-                let side = match t.direction {
-                    Direction::Above => "above",
-                    Direction::Below => "below",
-                };
-                format!("went {side} {}", t.raise)
-            }
+            Self::Threshold(t) | Self::Share(Share { threshold: t, .. }) => crossed(t),
+            Self::Window(w) => format!("{} {}", w.field.as_str(), crossed(&w.threshold)),
             Self::Rate(r) => {
                 let way = match r.course {
                     Course::Rising => "rose",
@@ -125,7 +138,8 @@ impl Kind {
     /// seconds, of an anomaly the score.
     pub fn limit(&self) -> f64 {
         match self {
-            Self::Threshold(t) => t.raise,
+            Self::Threshold(t) | Self::Share(Share { threshold: t, .. }) => t.raise,
+            Self::Window(w) => w.threshold.raise,
             Self::Rate(r) => r.raise,
             Self::Silence(s) => s.after as f64 / 1e6,
             Self::Stuck(s) => s.tolerance,
@@ -148,7 +162,10 @@ impl Kind {
     /// Whether a state that was read from outside is one of this kind, and can have come from steps.
     pub fn is_sound(&self, state: &State) -> bool {
         match (self, &state.memory) {
-            (Self::Threshold(_) | Self::Offline(_), Memory::None)
+            (
+                Self::Threshold(_) | Self::Offline(_) | Self::Window(_) | Self::Share(_),
+                Memory::None,
+            )
             | (Self::Rate(_), Memory::Stretch(_))
             | (Self::Silence(_), Memory::Heard(_))
             | (Self::Stuck(_), Memory::Row(_)) => true,
@@ -161,7 +178,9 @@ impl Kind {
     /// value, or with `from`, in microseconds, if a value is awaited from then on.
     pub fn state(&self, from: Option<i64>) -> State {
         let memory = match self {
-            Self::Threshold(_) | Self::Offline(_) => Memory::None,
+            Self::Threshold(_) | Self::Offline(_) | Self::Window(_) | Self::Share(_) => {
+                Memory::None
+            }
             Self::Rate(_) => Memory::Stretch(Stretch::default()),
             Self::Silence(_) => Memory::Heard(from),
             Self::Stuck(_) => Memory::Row(None),
@@ -178,7 +197,9 @@ impl Kind {
     /// is over after its `hold`, while the detector learns from nothing.
     pub fn resume(&self, episode: Episode) -> State {
         let memory = match self {
-            Self::Threshold(_) | Self::Offline(_) => Memory::None,
+            Self::Threshold(_) | Self::Offline(_) | Self::Window(_) | Self::Share(_) => {
+                Memory::None
+            }
             Self::Rate(_) => Memory::Stretch(Stretch::blind()),
             Self::Silence(_) => Memory::Heard(None),
             Self::Stuck(_) => Memory::Row(None),
@@ -238,6 +259,14 @@ impl Kind {
             None => self.state(None),
         };
     }
+}
+
+fn crossed(threshold: &Threshold) -> String {
+    let side = match threshold.direction {
+        Direction::Above => "above",
+        Direction::Below => "below",
+    };
+    format!("went {side} {}", threshold.raise)
 }
 
 #[cfg(test)]

@@ -74,6 +74,8 @@ pub struct OnCallChange {
     pub silences: Option<Vec<Silence>>,
     /// Decisions by id of the command; none = it is forgotten.
     pub commands: Vec<(String, Option<CommandDecision>)>,
+    /// Alerts on groups, which are of no partition: their newest form.
+    pub alerts: Vec<Alert>,
 }
 
 impl OnCallChange {
@@ -83,6 +85,7 @@ impl OnCallChange {
         self.pages.append(&mut later.pages);
         self.silences = later.silences.or(self.silences.take());
         self.commands.append(&mut later.commands);
+        self.alerts.append(&mut later.alerts);
     }
 }
 

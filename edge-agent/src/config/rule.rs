@@ -112,6 +112,13 @@ impl Entry<'_> {
                 "\"offline\" is for the server: an agent cannot see that it is not heard from";
             return Err(self.wrong("kind", message));
         }
+        if rule.kind.is_of_groups() {
+            let message = format!(
+                "{:?} is for the server: an agent does not know the devices of others",
+                rule.kind.name()
+            );
+            return Err(self.wrong("kind", message));
+        }
         let devices = self.devices()?;
         let run = self.run(&rule, &devices, commands, agent)?;
         Ok(EdgeRule {

@@ -22,7 +22,7 @@ pub(crate) enum Severity {
 }
 
 impl Severity {
-    fn of(name: &str) -> Self {
+    pub(crate) fn of(name: &str) -> Self {
         match name {
             "info" => Self::Info,
             "error" => Self::Error,
@@ -70,7 +70,7 @@ pub(crate) struct Facts {
     pub(crate) summary: Box<str>,
 }
 
-fn pairs(map: &BTreeMap<String, String>) -> Pairs {
+pub(crate) fn pairs(map: &BTreeMap<String, String>) -> Pairs {
     map.iter()
         .map(|(k, v)| (k.as_str().into(), v.as_str().into()))
         .collect()
@@ -141,9 +141,20 @@ impl Facts {
             .collect()
     }
 
-    /// The subject of its episodes: the same for all of one rule on one device.
+    /// Whether it is on a group of devices, not on one of them.
+    pub(crate) fn is_of_group(&self) -> bool {
+        self.device.is_empty()
+    }
+
+    /// The subject of its episodes: the same for all of one rule on one device, or in one group.
     pub(crate) fn subject(&self) -> u64 {
-        xxhash_rust::xxh3::xxh3_64(format!("{}\0{}", self.rule, self.device).as_bytes())
+        let mut text = format!("{}\0{}", self.rule, self.device);
+        if self.is_of_group() {
+            for (name, value) in &self.group {
+                text.push_str(&format!("\0{name}\0{value}"));
+            }
+        }
+        xxhash_rust::xxh3::xxh3_64(text.as_bytes())
     }
 
     pub(crate) fn entry(&self) -> Entry {

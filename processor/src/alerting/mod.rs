@@ -8,6 +8,7 @@
 //!
 //! - `life`: an alert begins, changes, ends; what mutes it; which pages it is in.
 //! - `page`: what one page says, and when.
+//! - `groups`: rules on windows and shares, which need the results of all partitions.
 //! - `commands`: what devices are told to do because of an alert.
 //! - `flap`, `inhibit`, `silence`, `settings`: the parts that decide.
 //! - `rows`: what is saved, and reading it back.
@@ -15,6 +16,7 @@
 mod commands;
 mod facts;
 mod flap;
+mod groups;
 mod inhibit;
 mod life;
 mod output;
@@ -37,12 +39,15 @@ use ::rules::RuleCommand;
 use commands::Commands;
 use facts::Facts;
 use flap::Flaps;
+use groups::Groups;
 use inhibit::Inhibition;
 use life::Episode;
 use page::{Ack, Page, PageKey};
 use silence::Silences;
 use timers::{Timer, Timers};
 
+pub(crate) use groups::counting;
+pub use groups::{GroupTexts, Judged, RING, check as check_rule};
 pub use output::Output;
 pub use settings::{
     FlapSettings, GROUP_BY_MAX, Inhibit, Pace, Route, STEPS_MAX, Settings, Step, TABLES_MAX, Window,
@@ -58,6 +63,8 @@ const OVER_KEPT: usize = 8000;
 const PAGES_KEPT: usize = 1000;
 /// Ended episodes forgotten at once.
 const FORGET_AT_ONCE: usize = 2000;
+/// The partition that alerts on groups count for.
+const GROUPS_PARTITION: u16 = 0;
 /// Pages of one rule that are opened within this time count for a storm, microseconds.
 const STORM_TIME: i64 = 60_000_000;
 
@@ -87,6 +94,7 @@ pub struct Alerting {
     inhibition: Inhibition,
     flaps: Flaps,
     commands: Commands,
+    groups: Groups,
     timers: Timers,
     /// Pages whose first message is still to be put together.
     fresh: BTreeSet<u64>,
@@ -119,6 +127,7 @@ impl Alerting {
             inhibition,
             flaps,
             commands: Commands::default(),
+            groups: Groups::default(),
             timers,
             fresh: BTreeSet::new(),
             touched: output::Touched::default(),

@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 
 use notify::{Kind, Message};
-use views::model::Time;
+use views::model::{Alert, Time};
 use views::oncall::{Mark, OnCallChange, Silence};
 
+use super::groups::Place;
 use super::life::Episode;
 use super::page::Ack;
 use super::settings::Window;
@@ -49,6 +50,10 @@ pub(crate) struct Touched {
     /// Commands by id, and rules by name.
     pub(crate) commands: BTreeSet<Box<str>>,
     pub(crate) rules: BTreeSet<Box<str>>,
+    /// Rules in groups, their alerts by id, and alerts that are none any more.
+    pub(crate) groups: BTreeSet<Place>,
+    pub(crate) shown: BTreeSet<Box<str>>,
+    pub(crate) dropped: Vec<Alert>,
     /// Silences began or ended by themselves.
     pub(crate) all_silences: bool,
 }
@@ -128,6 +133,17 @@ impl Alerting {
         for rule in touched.rules {
             out.rows.push(rows::rule(&rule, self.commands.rule(&rule)));
         }
+        for place in touched.groups {
+            let watched = self.groups.watched.get(&place);
+            out.rows
+                .push(rows::watched(&place, watched.filter(|w| w.saved)));
+        }
+        for id in touched.shown {
+            let shown = self.groups.shown.get(&id);
+            out.rows.push(rows::shown(&id, shown));
+            out.shown.alerts.extend(shown.map(|s| s.model()));
+        }
+        out.shown.alerts.extend(touched.dropped);
         if touched.base {
             out.rows.push(rows::base(self));
         }
@@ -145,6 +161,7 @@ impl Alerting {
             pages: pages.map(|(id, p)| (*id, Some(p.model()))).collect(),
             silences: Some(self.all_silences()),
             commands: self.commands.models().collect(),
+            alerts: self.groups.shown.values().map(|s| s.model()).collect(),
         }
     }
 

@@ -50,6 +50,8 @@ impl Group {
             .filter_map(|name| Some((name.as_str().into(), facts.attribute(name)?.into())))
             .collect();
         match pairs.is_empty() && !by.is_empty() {
+            // A group of devices is a place of its own, whatever it is called by.
+            true if facts.is_of_group() => Self::Attributes(facts.group.clone()),
             true => Self::Device(facts.device.clone()),
             false => Self::Attributes(pairs),
         }
@@ -68,7 +70,7 @@ impl Group {
     }
 
     /// Where it is, for a sentence.
-    fn place(&self) -> String {
+    pub(crate) fn place(&self) -> String {
         match self {
             Self::Attributes(pairs) if pairs.is_empty() => "the whole fleet".to_owned(),
             Self::Attributes(pairs) => {

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::commands::Asked;
 use super::flap::Flap;
+use super::groups::{Place, ShownRow, WatchedRow};
 use super::life::Episode;
 use super::page::Page;
 use super::silence::Stored;
@@ -22,6 +23,8 @@ const FLAP: u8 = b'f';
 const SILENCE: u8 = b's';
 const COMMAND: u8 = b'c';
 const RULE: u8 = b'r';
+const WATCHED: u8 = b'w';
+const SHOWN: u8 = b'g';
 const BASE: u8 = b'b';
 
 /// A key and what is there now.
@@ -69,6 +72,20 @@ pub(crate) fn asked(id: &str, asked: Option<&Asked>) -> Change {
 
 pub(crate) fn rule(name: &str, rollout: Option<&Rollout>) -> Change {
     row(RULE, name.as_bytes(), rollout)
+}
+
+pub(crate) fn watched((rule, group): &Place, watched: Option<&WatchedRow>) -> Change {
+    let mut id = rule.as_bytes().to_vec();
+    for text in group.iter().flat_map(|(name, text)| [name, text]) {
+        // With its length, so that any text can stand in it.
+        id.extend_from_slice(&(text.len() as u32).to_be_bytes());
+        id.extend_from_slice(text.as_bytes());
+    }
+    row(WATCHED, &id, watched)
+}
+
+pub(crate) fn shown(id: &str, shown: Option<&ShownRow>) -> Change {
+    row(SHOWN, id.as_bytes(), shown)
 }
 
 pub(crate) fn base(alerting: &Alerting) -> Change {
@@ -134,6 +151,14 @@ impl Alerting {
                 Some(RULE) => {
                     let rollout = read(value, "rule's commands")?;
                     alerting.commands.restore_rule(text(), rollout);
+                }
+                Some(WATCHED) => {
+                    let watched = read(value, "rule in a group")?;
+                    alerting.groups.restore_watched(watched);
+                }
+                Some(SHOWN) => {
+                    let shown = read(value, "alert on a group")?;
+                    alerting.groups.restore_shown(text().into(), shown);
                 }
                 Some(BASE) => {
                     let base: Base = read(value, "state of alerting")?;

@@ -11,6 +11,7 @@ use views::oncall::{AlertPage, Mark};
 use super::*;
 use crate::core::CommandOutcome;
 
+mod group_tests;
 mod life_tests;
 mod mute_tests;
 mod story_tests;
@@ -30,6 +31,8 @@ struct Bench {
     sent: Vec<Outgoing>,
     marks: BTreeMap<String, Mark>,
     pages: BTreeMap<u64, AlertPage>,
+    /// On groups.
+    alerts: BTreeMap<String, Alert>,
     orders: Vec<(u16, event::Order)>,
     now: i64,
     operations: u64,
@@ -112,6 +115,7 @@ impl Bench {
             sent: Vec::new(),
             marks: BTreeMap::new(),
             pages: BTreeMap::new(),
+            alerts: BTreeMap::new(),
             orders: Vec::new(),
             now: T0,
             operations: 0,
@@ -137,6 +141,12 @@ impl Bench {
             match mark {
                 Some(mark) => self.marks.insert(id, mark),
                 None => self.marks.remove(&id),
+            };
+        }
+        for alert in out.shown.alerts {
+            match alert.state {
+                "dropped" => self.alerts.remove(&alert.id),
+                _ => self.alerts.insert(alert.id.clone(), alert),
             };
         }
         for (id, page) in out.shown.pages {

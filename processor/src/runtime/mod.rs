@@ -5,6 +5,7 @@
 //! where ids decide what is new; and records that a partition writes for another, which may come twice. Commands
 //! of a replay are not sent: what is still unanswered at its end is.
 
+mod groups;
 mod lookup;
 mod past;
 mod saver;
@@ -175,6 +176,7 @@ impl Processor {
         threads.push({
             let (stop, behind, failed) = (stop.clone(), behind, failed.clone());
             let stage = stage.clone();
+            let away = stage.away();
             std::thread::Builder::new()
                 .name("alerting".to_owned())
                 .spawn(move || {
@@ -185,7 +187,7 @@ impl Processor {
                     while behind.load(Ordering::Acquire) > 0 && !stop.load(Ordering::Acquire) {
                         std::thread::sleep(CAUGHT_UP_NAP);
                     }
-                    stage.run(&stop);
+                    stage.run(away, &stop);
                     Ok(())
                 })
                 .context("failed to start the thread of alerting")?

@@ -16,6 +16,7 @@ use eventlog::{Log, PartitionId};
 use views::Views;
 
 use super::Clock;
+use super::groups::Watcher;
 use crate::alerting::{Alerting, Output, Settings};
 use crate::core::Effects;
 use crate::outbox::Outbox;
@@ -24,6 +25,11 @@ use crate::outbox::Outbox;
 const NAP: Duration = Duration::from_millis(500);
 /// Time between two looks at what can be forgotten.
 const FORGET_EVERY: Duration = Duration::from_secs(30);
+/// Time between two looks for rules on groups.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// After a start such rules wait as long as the server was away, but no longer than this: agents bring what they
+/// held meanwhile, and it is not their fault that it is missing.
+const AWAY_MAX: Duration = Duration::from_secs(60);
 /// Pause after what the disk did not take.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -97,6 +103,14 @@ impl Stage {
     pub(super) fn note_saved(&self, partition: u16, ingest: i64) {
         self.0.saved[usize::from(partition)].store(ingest, Ordering::Release);
         self.0.outbox.note_saved(partition, ingest);
+    }
+
+    /// How long the server was away at most, before it was started; nothing if it never ran.
+    pub(super) fn away(&self) -> Duration {
+        let saved = self.0.saved.iter().map(|s| s.load(Ordering::Acquire));
+        let newest = saved.max().filter(|t| *t != i64::MIN);
+        let away = newest.map_or(0, |t| (self.0.clock)().saturating_sub(t).max(0));
+        Duration::from_micros(away.unsigned_abs()).min(AWAY_MAX)
     }
 
     /// Says what the rules are.
@@ -204,11 +218,19 @@ impl Stage {
     }
 
     /// Does what is due until `stop`. To be run on a thread of its own once all partitions have caught up:
-    /// before that nobody knows what is over by now.
-    pub(super) fn run(&self, stop: &AtomicBool) {
-        let mut forgot = Instant::now();
+    /// before that nobody knows what is over by now. Rules on groups are looked at from `away` on.
+    pub(super) fn run(&self, away: Duration, stop: &AtomicBool) {
+        let (mut forgot, mut look_at) = (Instant::now(), Instant::now() + away);
+        let mut watcher = Watcher::default();
         while !stop.load(Ordering::Acquire) {
             let forget = forgot.elapsed() >= FORGET_EVERY;
+            if Instant::now() >= look_at {
+                // The views are read without the lock.
+                let findings = watcher.look(&self.0.views);
+                let now = (self.0.clock)();
+                findings.apply(&mut lock(&self.0.inner).alerting, now);
+                look_at = Instant::now() + LOOK_EVERY;
+            }
             match self.step(forget, stop) {
                 Ok(()) if forget => forgot = Instant::now(),
                 Ok(()) => {}

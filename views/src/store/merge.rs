@@ -9,7 +9,7 @@ use event::{AggregateSpec, Function};
 use super::{SETTLE_AFTER, SETTLE_DEADLINE};
 use crate::completeness::Counts;
 use crate::model::{Extreme, Row, Time};
-use crate::part::{Group, Origin, RowPart, RowState};
+use crate::part::{Group, Origin, RowPart, RowState, Tier};
 use crate::sketch::{Quantiles, Values};
 
 /// What the partitions know of one window of one group.
@@ -27,13 +27,18 @@ fn is_settled(counts: &Counts, now: i64, end: i64) -> bool {
     (now >= end + SETTLE_AFTER && counts.is_enough()) || now >= end + SETTLE_DEADLINE
 }
 
+/// Whether a partition that has no event of a window still waits for some.
+pub(super) fn is_open_if_empty(counts: &Counts, now: Option<i64>, end: i64) -> bool {
+    counts.expected > 0 && !is_settled(counts, now.unwrap_or(i64::MIN), end)
+}
+
 impl Merged {
     /// Adds a partition that has no event of the window: that part has settled as empty, or is still
     /// awaited. `now` is the partition's ingest time, `end` the window's.
     pub(super) fn add_empty(&mut self, counts: &Counts, now: Option<i64>, end: i64) {
         self.counts.add(counts);
+        self.open |= is_open_if_empty(counts, now, end);
         if counts.expected > 0 {
-            self.open |= !is_settled(counts, now.unwrap_or(i64::MIN), end);
             self.settled.0 += counts.complete + counts.lossy;
             self.settled.1 += counts.expected;
         }
@@ -52,6 +57,37 @@ impl Merged {
             None => self.parts = Some(row.clone()),
             Some(all) => absorb(all, row),
         }
+    }
+
+    /// As [`Self::row`], also if no partition has an event of it.
+    pub(super) fn row_or_empty(
+        mut self,
+        spec: &AggregateSpec,
+        group: &Group,
+        start: i64,
+    ) -> Option<Row> {
+        self.parts.get_or_insert_with(|| RowPart {
+            tier: Tier::Window,
+            aggregate: 0,
+            group: group.clone(),
+            start,
+            end: start + spec.window,
+            revision: 0,
+            state: RowState::Settled,
+            count: 0,
+            numeric: 0,
+            sum: 0,
+            min: 0.0,
+            max: 0.0,
+            min_at: None,
+            max_at: None,
+            distinct: 0,
+            values: None,
+            quantiles: None,
+            late_events: 0,
+            settled: None,
+        });
+        self.row(spec)
     }
 
     /// As the API shows it; none if no partition has an event of it. Only what the aggregate declares is

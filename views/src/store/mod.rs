@@ -6,6 +6,7 @@
 
 mod changes;
 mod commands;
+mod look;
 mod merge;
 mod oncall;
 mod read;
@@ -29,6 +30,7 @@ use crate::part::{DeviceSource, Group, HistorySource, LagReport, StatusCounts};
 
 use rows::Rows;
 
+pub use look::{Known, Look};
 pub use rows::ROWS_MAX;
 pub use windows::{QueryError, RowPage, WindowQuery};
 

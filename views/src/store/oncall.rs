@@ -12,6 +12,9 @@ use crate::part::Page;
 /// Changed pages that wait for the live stream.
 const PAGES_WAITING_MAX: usize = RING;
 
+/// The partition among whose alerts those on groups are kept.
+const OF_GROUPS: u16 = 0;
+
 #[derive(Default)]
 pub(super) struct OnCall {
     marks: HashMap<String, Mark>,
@@ -116,6 +119,9 @@ impl Views {
                     None => all.commands.remove(&id),
                 };
             }
+        }
+        for alert in change.alerts {
+            self.put_alert(OF_GROUPS, alert);
         }
         let mut pending = self.pending();
         pending.alerts.extend(pending_alerts);

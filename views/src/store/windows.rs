@@ -119,7 +119,7 @@ impl Views {
         declared.aggregates.iter().map(model).collect()
     }
 
-    fn spec(&self, name: &str) -> Result<AggregateSpec, QueryError> {
+    pub(super) fn spec(&self, name: &str) -> Result<AggregateSpec, QueryError> {
         let declared = read(&self.declared);
         let found = declared.aggregates.iter().find(|a| a.1.name == name);
         found
@@ -251,7 +251,7 @@ impl Views {
     }
 
     /// From which start on a partition's rows are all in memory.
-    fn floor(&self, partition: usize, slot: u32, source: &dyn HistorySource) -> i64 {
+    pub(super) fn floor(&self, partition: usize, slot: u32, source: &dyn HistorySource) -> i64 {
         // Until the processor has caught up, rows come and go that never reach us.
         if !self.ready() {
             return i64::MAX;
@@ -456,7 +456,13 @@ impl Views {
 
 impl Part {
     /// How many devices a window of a group waits for, here.
-    fn counts(&self, spec: &AggregateSpec, group: &Group, start: i64, end: i64) -> Counts {
+    pub(super) fn counts(
+        &self,
+        spec: &AggregateSpec,
+        group: &Group,
+        start: i64,
+        end: i64,
+    ) -> Counts {
         let slot = self.declared.slot_of(spec);
         let index = slot.and_then(|slot| self.indexes.get(&(slot, group.clone())));
         index.map(|i| i.counts(start, end)).unwrap_or_default()

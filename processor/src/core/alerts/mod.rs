@@ -500,7 +500,8 @@ impl Alerts {
         self.names.clear();
         for (number, watching) in (0u32..).zip(&rules) {
             let rule = &watching.rule;
-            if matches!(rule.kind, Kind::Offline(_)) {
+            // Those of groups are for alerting, which has the results of all partitions.
+            if matches!(rule.kind, Kind::Offline(_)) || rule.kind.is_of_groups() {
                 continue;
             }
             let next = self.watch.len() as u32;
