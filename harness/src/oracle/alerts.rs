@@ -331,7 +331,8 @@ impl Episodes {
         for (id, paged) in &self.paged {
             let device = name(paged.device);
             let is_open = open.iter().any(|o| {
-                let began = o.began == paged.began || !is_exact(&o.rule, &o.device);
+                // One that is pending again is told of when it fires or is dropped.
+                let began = o.began == paged.began || !o.firing || !is_exact(&o.rule, &o.device);
                 (&o.rule, &o.device) == (&paged.rule, &device) && began && o.notified
             });
             if is_open == paged.over && !(paged.over && is_open) {
