@@ -484,7 +484,7 @@ fn an_alertmanager_is_reminded_until_five_minutes_after_the_end() {
     assert_eq!(w.accepted("am"), ["p:raised1", "q:raised1"]);
     // Both in one request.
     let both = vec!["p:raised1".to_owned(), "q:raised1".to_owned()];
-    assert_eq!(w.reminded, [(60, both.clone()), (120, both.clone())]);
+    assert_eq!(w.reminded, [(60, both.clone()), (120, both)]);
     // A start says it again at once: it may have been away for long.
     w.now += 20 * MINUTE;
     w.restart();
