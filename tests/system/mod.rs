@@ -19,6 +19,7 @@ mod late;
 
 mod alerts;
 mod commands;
+mod groups;
 mod on_call;
 
 mod engine;
