@@ -446,6 +446,9 @@ impl Config {
             );
             rules.push(rule);
         }
+        for rule in &rules {
+            processor::alerting::check_rule(rule, &rules, &aggregates)?;
+        }
         Ok(Declaration {
             aggregates,
             rules: rules.iter().map(Rule::to_json).collect(),

@@ -10,11 +10,12 @@ use dashboard::control::{
 use event::operate::OPERATION_BYTES_MAX;
 use event::{Operation, Record};
 use eventlog::{Error, Log, PartitionId};
-use processor::alerting::Matchers;
+use processor::alerting::{Matchers, check_rule};
 use processor::outbox::{Outbox, ResendError};
-use rules::Rule;
+use rules::{Rule, RuleError};
 use serde_json::Value;
 use tokio::sync::Mutex;
+use views::Views;
 
 /// Pause between two tries of an append that the disk did not take.
 const RETRY: Duration = Duration::from_secs(1);
@@ -24,6 +25,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Appends changes to the log, one after the other: all partitions get them in the same order.
 pub struct LogControl {
     log: Log,
+    /// What is declared by now.
+    views: Arc<Views>,
     turn: Arc<Mutex<()>>,
     /// There once the processor runs.
     outbox: OnceLock<Outbox>,
@@ -32,10 +35,11 @@ pub struct LogControl {
 }
 
 impl LogControl {
-    /// Over `log`. There must be one only: the order is kept in it.
-    pub fn new(log: Log) -> Self {
+    /// Over `log`. There must be one only: the order is kept in it. `views` tell what is declared.
+    pub fn new(log: Log, views: Arc<Views>) -> Self {
         Self {
             log,
+            views,
             turn: Arc::default(),
             outbox: OnceLock::new(),
             tests: Arc::default(),
@@ -74,11 +78,28 @@ impl LogControl {
         (0..self.log.partitions()).collect()
     }
 
+    /// Whether a rule fits what is declared.
+    fn check_rule(&self, rule: &Rule) -> Result<(), ControlError> {
+        if !rule.kind.is_of_groups() {
+            return Ok(());
+        }
+        let declared = self.views.rules();
+        let rules: Vec<Rule> = declared
+            .iter()
+            .filter_map(|r| Rule::from_value(r).ok())
+            .collect();
+        check_rule(rule, &rules, &self.views.specs()).map_err(invalid_rule)
+    }
+
     fn record(&self, change: Change) -> Result<(Vec<u16>, Record), ControlError> {
         Ok(match change {
             Change::SetAggregate(spec) => (self.all(), Record::SetAggregate(spec)),
             Change::RemoveAggregate(name) => (self.all(), Record::RemoveAggregate(name)),
-            Change::SetRule(rule) => (self.all(), Record::SetRule(parse_rule(&rule)?.to_json())),
+            Change::SetRule(rule) => {
+                let rule = parse_rule(&rule)?;
+                self.check_rule(&rule)?;
+                (self.all(), Record::SetRule(rule.to_json()))
+            }
             Change::RemoveRule(name) => (self.all(), Record::RemoveRule(name)),
             Change::SetDevice { partitions, change } => (partitions, Record::SetDevice(change)),
             Change::Decommission { partitions, device } => {
@@ -205,10 +226,14 @@ async fn append_to(log: &Log, partition: u16, record: &Bytes) -> Result<Place, C
 
 /// Reads a rule; the error names the field.
 fn parse_rule(rule: &Value) -> Result<Rule, ControlError> {
-    Rule::from_value(rule).map_err(|error| ControlError::Invalid {
+    Rule::from_value(rule).map_err(invalid_rule)
+}
+
+fn invalid_rule(error: RuleError) -> ControlError {
+    ControlError::Invalid {
         field: error.field,
         message: error.message,
-    })
+    }
 }
 
 #[cfg(test)]
@@ -224,6 +249,10 @@ mod tests {
             ..eventlog::Settings::default()
         };
         Log::open(dir, settings, Arc::new(|| 1_700_000_000_000_000)).unwrap()
+    }
+
+    fn views() -> Arc<Views> {
+        Views::new(3, "test", 0)
     }
 
     fn names(log: &Log, partition: u16) -> Vec<String> {
@@ -243,7 +272,7 @@ mod tests {
     async fn all_partitions_get_changes_in_one_order() {
         let dir = tempfile::tempdir().unwrap();
         let log = open(dir.path());
-        let control = Arc::new(LogControl::new(log.clone()));
+        let control = Arc::new(LogControl::new(log.clone(), views()));
         let mut tasks = tokio::task::JoinSet::new();
         for n in 0..20 {
             let control = control.clone();
@@ -268,6 +297,37 @@ mod tests {
         assert!(order.len() > 15 && order.last().unwrap().contains("\"r\""));
         assert_eq!(places[0].offset, order.len() as u64 - 1);
         assert_eq!((names(&log, 1), names(&log, 2)), (order.clone(), order));
+        log.close();
+    }
+
+    #[tokio::test]
+    async fn a_rule_on_groups_must_fit_what_is_declared() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = open(dir.path());
+        let views = views();
+        let hot = json!({"name": "hot", "metric": "t", "raise": 1});
+        views.expect(AggregateSpec::defaults(), vec![hot]);
+        let control = LogControl::new(log.clone(), views);
+        let window = |aggregate: &str, field: &str| json!({"name": "w", "kind": "window", "aggregate": aggregate, "field": field, "raise": 1});
+        let share = |of: &str, by: &[&str]| json!({"name": "s", "kind": "share", "of": of, "raise": 0.5, "group_by": by});
+        for (rule, field, remedy) in [
+            (window("by_site", "count"), "aggregate", "fleet, by_metric"),
+            (window("fleet", "p99"), "field", "functions"),
+            (share("cold", &[]), "of", "declare it first"),
+            (share("hot", &["site"]), "group_by", "grouped by [site]"),
+        ] {
+            match control.submit(Change::SetRule(rule.clone())).await {
+                Err(ControlError::Invalid { field: f, message }) => {
+                    assert_eq!(f, field, "{rule}");
+                    assert!(message.contains(remedy), "{message}");
+                }
+                other => panic!("{rule}: {other:?}"),
+            }
+        }
+        for rule in [window("fleet", "completeness"), share("hot", &[])] {
+            let places = control.submit(Change::SetRule(rule)).await.unwrap();
+            assert_eq!(places.len(), 3);
+        }
         log.close();
     }
 

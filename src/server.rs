@@ -265,7 +265,7 @@ impl Page {
         clock: &eventlog::Clock,
     ) -> anyhow::Result<Self> {
         let views = Views::new(log.partitions(), env!("CARGO_PKG_VERSION"), clock());
-        let control = Arc::new(LogControl::new(log.clone()));
+        let control = Arc::new(LogControl::new(log.clone(), views.clone()));
         let dashboard = dashboard::Dashboard::bind(settings.clone(), views.clone())
             .await?
             .with_control(control.clone());

@@ -20,6 +20,7 @@ mod late;
 mod alerts;
 mod commands;
 mod notifiers;
+mod groups;
 mod on_call;
 
 mod engine;

@@ -133,7 +133,7 @@ impl Alerting {
         }
         new.append(&mut open);
         for gone in told {
-            self.take_back(&gone, "values that came late show that it was not so");
+            self.take_back(&gone, "what came late put it right");
         }
         for (told, found) in known {
             let told = self.update(rule, &watched, told, found, counts);
