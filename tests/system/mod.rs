@@ -19,8 +19,8 @@ mod late;
 
 mod alerts;
 mod commands;
-mod notifiers;
 mod groups;
+mod notifiers;
 mod on_call;
 
 mod engine;
