@@ -222,7 +222,7 @@ fn merge(
             std::fs::read_to_string(path).with_context(|| format!("failed to read {shown}"))?;
         table = text
             .parse()
-            .with_context(|| format!("{shown} is not valid TOML"))?;
+            .map_err(|error| not_toml(&error, &text, &shown))?;
         notifiers::refuse_former_table(&table).with_context(|| format!("in {shown}"))?;
         check_keys(&table, &known, "").with_context(|| format!("in {shown}"))?;
     }
@@ -241,6 +241,14 @@ fn merge(
         Some(path) => format!("in {} (with what the environment sets)", path.display()),
         None => "in the configuration".to_owned(),
     })
+}
+
+/// Without the line itself, which the parser's own text quotes: it may be the one that holds a secret.
+fn not_toml(error: &toml::de::Error, text: &str, shown: &impl std::fmt::Display) -> anyhow::Error {
+    let before = error.span().and_then(|span| text.get(..span.start));
+    let line = before.map_or(1, |before| before.matches('\n').count() + 1);
+    let what = error.message();
+    anyhow::anyhow!("{shown} is not valid TOML: line {line}: {what}")
 }
 
 fn example(keys: &[&str]) -> Value {

@@ -159,7 +159,9 @@ impl Client {
         let mut source: Option<&(dyn std::error::Error + 'static)> = Some(&error);
         while let Some(inner) = source {
             if let Some(refused) = inner.downcast_ref::<NotPublic>() {
-                return Outcome::failed(Verdict::Refused, refused.to_string());
+                // Not final, unlike an address in the configuration: a resolver may lie for a while (a portal, a
+                // name server that is down), and a page must not be lost to that.
+                return Outcome::failed(Verdict::Retry, refused.to_string());
             }
             source = inner.source();
         }

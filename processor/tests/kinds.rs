@@ -464,6 +464,18 @@ fn what_agents_find_is_shown_and_paged_like_the_servers_own() {
     assert_eq!(open, 0);
     a.samples(&[said("firing", 4004, 4004)], 4005, 4005);
     assert_eq!(a.episodes().len(), 3);
+    // Times that nothing can have are not taken: the state must be one that can be read again.
+    let far = sample(
+        "d1",
+        "tidewatch.alert",
+        T0 + 4006 * S,
+        Value::Text(
+            r#"{"rule":"far","state":"firing","metric":"temperature","value":1,"severity":"error","since":5,"at":9223372036854775807}"#
+                .into(),
+        ),
+    );
+    a.samples(&[far], 4006, 4006);
+    a.b.restart();
     // Nonsense is a text like any other.
     let odd = sample(
         "d1",

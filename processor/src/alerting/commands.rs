@@ -288,8 +288,15 @@ impl Alerting {
         let Some(asked) = self.commands.asked.get_mut(&*outcome.id) else {
             return;
         };
-        if outcome.state.is_some_and(|s| !s.is_final()) || asked.order.is_some() {
+        if outcome.state.is_some_and(|s| !s.is_final()) || (asked.order.is_some() && !asked.due) {
             return;
+        }
+        // It is in the log, though nobody said so yet: an answer may be faster than that word, or a kill
+        // came between.
+        if asked.due {
+            asked.due = false;
+            asked.order = None;
+            self.touched.commands.insert(outcome.id.as_str().into());
         }
         if asked.outcome != outcome.state {
             asked.outcome = outcome.state;

@@ -198,8 +198,12 @@ impl Alerting {
         };
         episode.revised = number;
         episode.at = at;
+        let before = open.facts.clone();
         open.facts = open.facts.told_by(facts);
         let facts = open.facts.clone();
+        // It explains others by what it says now, no longer by what it said.
+        let mut explained = self.inhibition.remove(&before);
+        explained.extend(self.inhibition.add(&facts));
         self.touched.episodes.insert(facts.id.clone());
         for id in episode.pages.clone() {
             if let Some(page) = self.pages.get_mut(&id) {
@@ -208,6 +212,7 @@ impl Alerting {
                 self.reschedule(id);
             }
         }
+        explained.iter().for_each(|id| self.recheck(id));
     }
 
     /// An alert is over.

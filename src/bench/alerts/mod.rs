@@ -154,7 +154,7 @@ fn config(folder: &std::path::Path, receiver: SocketAddr) -> anyhow::Result<Conf
         "[[rules]]\nname = \"bench\"\nmetric = \"{METRIC}\"\nraise = 0.5\nseverity = \"critical\"\n\
          # What everything else is compared with, and never reaches.\n\
          [[rules]]\nname = \"never\"\nmetric = \"temperature\"\nraise = 1e9\n\
-         [[notifiers]]\nname = \"bench\"\nurl = \"http://{receiver}/\"\nallow_private = true\nrate_per_minute = 1000000\n"
+         [[notifiers]]\nname = \"bench\"\nurl = \"http://{receiver}/\"\nallow_private = true\nrate_per_minute = 60000\n"
     );
     let mut config: Config = toml::from_str(&text).context("the benchmark's configuration")?;
     config.data = folder.join("data");

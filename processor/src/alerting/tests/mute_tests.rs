@@ -301,6 +301,27 @@ fn outcome(b: &mut Bench, alert: &Alert, state: event::command::State) {
 }
 
 #[test]
+fn an_outcome_may_come_before_the_word_that_the_order_is_in_the_log() {
+    use event::command::State;
+    let mut b = Bench::new();
+    b.rule(COOL);
+    let first = alert("hot", "d1", "s1", b.now);
+    b.notices(5, &[raised(&first, b.now)]);
+    b.raise_now("hot", "d2", "s1");
+    let orders = b.alerting.orders();
+    assert_eq!(orders.len(), 1);
+    outcome(&mut b, &first, State::Succeeded);
+    b.alerting.ordered(&orders[0].1.id);
+    b.commit();
+    b.restart();
+    assert_eq!(
+        ordered(&mut b),
+        [(0, "d2".to_owned())],
+        "the canary is over"
+    );
+}
+
+#[test]
 fn a_rule_commands_its_device_after_a_canary_within_its_budget() {
     use event::command::State;
     let mut b = Bench::new();

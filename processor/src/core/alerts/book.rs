@@ -448,9 +448,7 @@ impl Alerts {
             self.ids.remove(&oldest.active.id);
         }
         self.history.push_back(ended.clone());
-        if self.ended.len() == HISTORY_MAX {
-            self.ended.pop_front();
-        }
+        // All of them, however many: it is emptied each second, and what is left out would be shown as firing.
         self.ended.push_back(ended);
     }
 

@@ -85,7 +85,9 @@ impl Alerts {
             return;
         };
         let fits = |t: i64| t.unsigned_abs() <= 1 << 60;
-        if self.rules.iter().any(|w| w.rule.name == said.rule) || !fits(said.since) {
+        // Times beyond that would make a snapshot that is refused when it is read.
+        let fits = fits(said.since) && fits(said.at);
+        if self.rules.iter().any(|w| w.rule.name == said.rule) || !fits {
             return;
         }
         let Some(rule) = self.edge.number(&said) else {
