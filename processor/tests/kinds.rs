@@ -486,3 +486,32 @@ fn what_agents_find_is_shown_and_paged_like_the_servers_own() {
     a.samples(&[odd], 4007, 4007);
     assert_eq!(a.episodes().len(), 3);
 }
+
+#[test]
+fn thresholds_cost_nothing_where_nothing_is_under_way() {
+    let size = |rules: &[&str]| {
+        let mut b = Bench::new(rules);
+        for second in 1..=5 {
+            let values: Vec<Sample> = (0..1000)
+                .map(|d| temperature(&format!("d{d}"), T0 + second * S, 20.0))
+                .collect();
+            let (tx, first) = (second as u64, (second as u64 - 1) * 1000 + 1);
+            let now = T0 + second * S + S / 2;
+            b.at(now, &[batch_record("gw", tx, first, &values, now)]);
+        }
+        b.p.snapshot().len()
+    };
+    let rules = [
+        HOT,
+        r#"{"name":"warm","metric":"temperature","raise":60,"for":"5m"}"#,
+        r#"{"name":"cold","metric":"temperature","direction":"below","raise":0}"#,
+    ];
+    let texts: usize = rules.iter().map(|r| r.len()).sum();
+    let (with, without) = (size(&rules), size(&[]));
+    assert!(with <= without + texts + 100, "{with} and {without} bytes");
+    let silent = size(&[QUIET]);
+    assert!(
+        silent <= without + QUIET.len() + 1000 * 20,
+        "{silent} and {without} bytes"
+    );
+}
