@@ -4,7 +4,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use dashboard::control::{Change, Control, ControlError, Place, Resent, Submitted};
+use dashboard::control::{
+    Change, Control, ControlError, Place, Resent, RuleTest, Submitted, Testing,
+};
 use event::operate::OPERATION_BYTES_MAX;
 use event::{Operation, Record};
 use eventlog::{Error, Log, PartitionId};
@@ -28,6 +30,8 @@ pub struct LogControl {
     turn: Arc<Mutex<()>>,
     /// There once the processor runs.
     outbox: OnceLock<Outbox>,
+    /// One test of a rule at a time: it may read the whole log.
+    tests: Arc<Mutex<()>>,
 }
 
 impl LogControl {
@@ -38,6 +42,7 @@ impl LogControl {
             views,
             turn: Arc::default(),
             outbox: OnceLock::new(),
+            tests: Arc::default(),
         }
     }
 
@@ -147,6 +152,21 @@ impl Control for LogControl {
 
     fn resend(&self, id: String) -> Resent<'_> {
         Box::pin(self.resend_message(id))
+    }
+
+    fn test_rule(&self, test: RuleTest) -> Testing<'_> {
+        let (log, tests) = (self.log.clone(), self.tests.clone());
+        Box::pin(async move {
+            let Ok(turn) = tests.try_lock_owned() else {
+                return Err(unavailable("another rule is being tested; try again"));
+            };
+            let work = tokio::task::spawn_blocking(move || {
+                let _turn = turn;
+                crate::backtest::answer(&log, &test)
+            });
+            work.await
+                .unwrap_or_else(|_| Err(unavailable("the test did not end")))
+        })
     }
 }
 

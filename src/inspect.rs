@@ -15,10 +15,10 @@ const RECORDS_MAX: u64 = 10_000;
 /// Bytes read at once.
 const READ_BYTES: usize = 4 << 20;
 
-/// Partitions, offsets and the newest `records` of each.
+/// The log of a data folder whose server is stopped.
 ///
 /// **Errors**: no log there, a server has it open, or it is damaged.
-pub fn inspect(data: &Path, records: u64) -> anyhow::Result<String> {
+pub fn open(data: &Path) -> anyhow::Result<Log> {
     let shown = data.display();
     ensure!(
         data.join("log.redb").is_file(),
@@ -33,11 +33,18 @@ pub fn inspect(data: &Path, records: u64) -> anyhow::Result<String> {
         // Nothing is appended here, so no time is ever asked for.
         Log::open(data, settings, Arc::new(|| 0))
     };
-    let log = match open(LogConfig::default().partitions) {
+    match open(LogConfig::default().partitions) {
         Err(eventlog::Error::PartitionsChanged { stored, .. }) => open(stored),
         opened => opened,
     }
-    .with_context(|| format!("failed to open the data folder {shown}"))?;
+    .with_context(|| format!("failed to open the data folder {shown}"))
+}
+
+/// Partitions, offsets and the newest `records` of each.
+///
+/// **Errors**: no log there, a server has it open, or it is damaged.
+pub fn inspect(data: &Path, records: u64) -> anyhow::Result<String> {
+    let log = open(data)?;
     let sizes = log.sizes()?;
     let mut out = String::new();
     writeln!(out, "log   {:>12} bytes on disk", sizes.log_file_bytes)?;

@@ -1,6 +1,7 @@
 //! The server binary: read what was asked, configure, start the roles, announce, wait, drain.
 
 mod allocator;
+mod backtest;
 mod bench;
 mod clock;
 mod command;
@@ -61,6 +62,15 @@ enum Command {
     /// Look after those who are told of alerts
     #[command(subcommand)]
     Notify(NotifyCommand),
+    /// Try rules
+    #[command(subcommand)]
+    Rules(RulesCommand),
+}
+
+#[derive(Subcommand)]
+enum RulesCommand {
+    /// List the episodes that a rule would have raised over recorded data
+    Test(backtest::Args),
 }
 
 #[derive(clap::Args)]
@@ -214,6 +224,10 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Notify(NotifyCommand::Test { name, config }) => {
             let config = config::load(config.config.as_deref())?;
             block_on(notifiers::test(config.targets()?, name))
+        }
+        Command::Rules(RulesCommand::Test(args)) => {
+            print(backtest::run(&args)?);
+            Ok(ExitCode::SUCCESS)
         }
         Command::Log(LogCommand::Inspect { data, records }) => {
             print(inspect::inspect(&data, records)?);

@@ -7,6 +7,7 @@ use std::pin::Pin;
 use event::{AggregateSpec, CommandControl, DeviceChange, DeviceId, Operation, Order, Release};
 use serde::Serialize;
 use utoipa::ToSchema;
+use views::model::Time;
 
 /// A change that somebody asks for. Each becomes one kind of record.
 #[derive(Debug, Clone, PartialEq)]
@@ -97,7 +98,57 @@ pub type Submitted<'a> =
 /// The id of what is sent again.
 pub type Resent<'a> = Pin<Box<dyn Future<Output = Result<String, ControlError>> + Send + 'a>>;
 
-/// Appends changes to the log, and asks the outbox for what is no change of any result.
+/// A rule over the log that the server has kept.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RuleTest {
+    /// JSON, not yet checked.
+    pub rule: serde_json::Value,
+    /// Event times from here on, microseconds.
+    pub from: Option<i64>,
+    /// Event times before this.
+    pub to: Option<i64>,
+    /// Only this device.
+    pub device: Option<String>,
+}
+
+/// An episode that a rule would have found.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct TestedEpisode {
+    /// The device.
+    pub device: String,
+    /// The rule's metric.
+    pub metric: String,
+    /// Event time at which it began.
+    pub began: Time,
+    /// Event time at which it ended; null: it was open at the end of the data.
+    pub ended: Option<Time>,
+    /// Whether it lasted long enough to page, had the data come as it was made.
+    pub would_have_paged: bool,
+    /// The value that was furthest on the bad side.
+    pub peak: f64,
+}
+
+/// What a rule would have found.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, ToSchema)]
+pub struct Tested {
+    /// By device, then begin; at most 1,000.
+    pub episodes: Vec<TestedEpisode>,
+    /// How many there are in all.
+    pub total: u64,
+    /// How many of all would have paged.
+    pub would_have_paged: u64,
+    /// Devices that have the metric.
+    pub devices: u64,
+    /// Values that were looked at.
+    pub values: u64,
+    /// There were more than 2,000,000 values: the rest was not looked at.
+    pub cut: bool,
+}
+
+/// The answer to a [`RuleTest`] that is waited for.
+pub type Testing<'a> = Pin<Box<dyn Future<Output = Result<Tested, ControlError>> + Send + 'a>>;
+
+/// Appends changes to the log, asks the outbox for what is no change of any result, and tries rules.
 pub trait Control: Send + Sync {
     /// Appends a change to the partitions that it concerns. Resolves when it is durable in all of them.
     /// All partitions get all changes of aggregates and rules in the same order.
@@ -110,4 +161,12 @@ pub trait Control: Send + Sync {
     ///
     /// **Errors**: see [`ControlError`].
     fn resend(&self, id: String) -> Resent<'_>;
+
+    /// Runs a rule over the log that was kept; nothing changes.
+    ///
+    /// **Errors**: see [`ControlError`]; unavailable where there is no log.
+    fn test_rule(&self, _test: RuleTest) -> Testing<'_> {
+        let message = "this server has no log to test a rule over".to_owned();
+        Box::pin(std::future::ready(Err(ControlError::Unavailable(message))))
+    }
 }

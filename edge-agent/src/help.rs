@@ -36,7 +36,8 @@ Configuration:
     [tls]              certificates, key and names for mqtts://
     [[source]]         what is read: host, agent, stdin, file, socket, exec, sysfs, mqtt, tail
     [[command]]        programs that the server may have run [default: none]
-    [[rule]]           what it looks for without the server: threshold, rate, silence [default: none]";
+    [[rule]]           what it looks for without the server: threshold, rate, stuck, silence, anomaly
+                       [default: none]";
 
 const FILES: &str = "\
 Files:

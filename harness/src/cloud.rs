@@ -46,13 +46,41 @@ pub struct Row {
     pub settled: Option<(u64, u64)>,
 }
 
+/// What a notice says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Told {
+    /// It began.
+    Raised,
+    /// It began at another time.
+    Revised,
+    /// It ended.
+    Cleared,
+}
+
+/// An alert that is over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// Its id.
+    pub id: String,
+    /// Rule's name.
+    pub rule: String,
+    /// On which device.
+    pub device: String,
+    /// Event time of its begin.
+    pub began: i64,
+    /// Event time of its end.
+    pub ended: i64,
+    /// It paged, and then it turned out that it was none.
+    pub never: bool,
+}
+
 /// A page, or its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page {
     /// The alert.
     pub id: String,
-    /// Begun, not ended.
-    pub raised: bool,
+    /// What is said of it.
+    pub told: Told,
     /// Rule's name.
     pub rule: String,
     /// On which device.
@@ -82,6 +110,8 @@ pub struct Outcome {
     pub groups: Vec<(usize, u32, Group)>,
     /// Pages and their ends.
     pub pages: Vec<Page>,
+    /// Alerts that are over.
+    pub ended: Vec<Ended>,
     /// Agents with an identity incident.
     pub incidents: Vec<String>,
     /// What was set aside and can be released: its number, and its earliest event's time if that is known.
@@ -121,7 +151,12 @@ impl Outcome {
         }
         for page in &self.pages {
             h.update(page.id.as_bytes());
-            h.update(&[u8::from(page.raised)]);
+            h.update(&[page.told as u8]);
+            h.update(&page.began.to_le_bytes());
+        }
+        for ended in &self.ended {
+            h.update(ended.id.as_bytes());
+            h.update(&ended.ended.to_le_bytes());
         }
         for agent in &self.incidents {
             h.update(agent.as_bytes());
@@ -229,9 +264,24 @@ impl Cloud {
             let group = PLANS[plan].group_of(values)?;
             Some((plan, group, Group(Arc::clone(index))))
         });
+        let ended = fx.alerts.into_iter().filter_map(|a| {
+            let never = a.reason.is_some_and(|r| r.contains("it was none"));
+            Some(Ended {
+                ended: a.resolved?.0,
+                id: a.id,
+                rule: a.rule,
+                device: a.device,
+                began: a.began.0,
+                never,
+            })
+        });
         let pages = fx.notices.into_iter().map(|n| Page {
             id: n.alert.id,
-            raised: n.kind == NoticeKind::Raised,
+            told: match n.kind {
+                NoticeKind::Raised => Told::Raised,
+                NoticeKind::Revised => Told::Revised,
+                NoticeKind::Cleared => Told::Cleared,
+            },
             rule: n.alert.rule,
             device: n.alert.device,
             began: n.alert.began.0,
@@ -240,6 +290,7 @@ impl Cloud {
             groups: groups.collect(),
             rows,
             pages: pages.collect(),
+            ended: ended.collect(),
             incidents: fx.incidents.into_iter().filter_map(|i| i.agent).collect(),
             held: fx
                 .quarantine

@@ -89,7 +89,7 @@ impl World {
             Fault::Rules => {
                 self.declared.rules = self
                     .rng
-                    .pick::<&[usize]>(&[&[0, 1], &[0, 1, 2], &[1, 2, 3], &[2, 1, 0]])
+                    .pick::<&[usize]>(&[&[0, 1, 4], &[0, 1, 2, 5], &[1, 2, 3, 4, 5], &[5, 2, 1, 0]])
                     .to_vec();
                 self.declare();
             }

@@ -26,10 +26,7 @@ impl World {
             let taken = self
                 .oracle
                 .take_block(number, block, &outcome, &agent)
-                .and_then(|()| {
-                    self.oracle
-                        .take_outcome(number, block.ingest, &outcome, &agent)
-                });
+                .and_then(|()| self.oracle.take_outcome(block.ingest, &outcome, &agent));
             taken.map_err(|e| format!("at block {at}, {}: {e}", block.ingest))?;
             if outcome.totals.is_some() && self.rng.chance(400) {
                 let cloud = &self.processing.cloud;

@@ -171,6 +171,12 @@ pub const RULES: &[RulePlan] = &[
     RulePlan {
         json: r#"{"name":"hot","metric":"m0","raise":800,"clear":700}"#,
     },
+    RulePlan {
+        json: r#"{"name":"jump","metric":"m1","kind":"rate","direction":"either","raise":600,"clear":300,"within":"10m"}"#,
+    },
+    RulePlan {
+        json: r#"{"name":"frozen","metric":"m2","kind":"stuck","tolerance":70,"for":"2m"}"#,
+    },
 ];
 
 /// What is declared at a time: positions in [`PLANS`] and [`RULES`].
@@ -186,7 +192,7 @@ impl Default for Declared {
     fn default() -> Self {
         Self {
             plans: vec![0, 1, 2],
-            rules: vec![0, 1, 2],
+            rules: vec![0, 1, 2, 4, 5],
         }
     }
 }

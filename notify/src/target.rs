@@ -17,6 +17,8 @@ const TIMEOUT_MAX: Duration = Duration::from_secs(60);
 const RATE_MAX: u32 = 60_000;
 /// Longest name.
 const NAME_MAX: usize = 64;
+/// Shorter pieces of secrets and URLs are not looked for in texts.
+const SCRUBBED_MIN: usize = 6;
 
 /// The format of a receiver.
 #[derive(
@@ -261,16 +263,24 @@ impl Target {
     pub fn scrub(&self, text: &str) -> String {
         let mut text = text.to_owned();
         let url = self.url.expose();
-        let path = Url::parse(url).map(|u| u.path().to_owned());
-        let path = path.unwrap_or_default();
-        let secrets = self
-            .secret
-            .iter()
-            .flat_map(|s| s.expose().split_whitespace());
-        let hidden = secrets.chain([url, path.as_str()]);
-        // Short pieces such as `/` are in every text and tell nobody anything.
-        for piece in hidden.filter(|piece| piece.len() >= 8) {
-            text = text.replace(piece, "…");
+        let mut hidden = vec![url.to_owned()];
+        for url in [Some(url), self.proxy.as_ref().map(Secret::expose)] {
+            let Some(url) = url.and_then(|url| Url::parse(url).ok()) else {
+                continue;
+            };
+            hidden.push(url.path().to_owned());
+            hidden.extend(url.path().split('/').map(str::to_owned));
+            hidden.extend(url.query_pairs().map(|(_, value)| value.into_owned()));
+            hidden.extend(url.password().map(str::to_owned));
+        }
+        let secrets = self.secret.iter().map(Secret::expose);
+        hidden.extend(secrets.flat_map(str::split_whitespace).map(str::to_owned));
+        // Short pieces such as `v2` are in every text and tell nobody anything. The longest first: a path goes
+        // whole, not only the piece of it that is also something else.
+        hidden.retain(|piece| piece.len() >= SCRUBBED_MIN);
+        hidden.sort_by_key(|piece| std::cmp::Reverse(piece.len()));
+        for piece in hidden {
+            text = text.replace(&piece, "…");
         }
         text
     }
@@ -405,7 +415,7 @@ mod tests {
         let shown = format!("{target:?} {}", target.shown_url());
         assert!(shown.contains("https://hooks.slack.com:444/…"), "{shown}");
         assert!(!shown.contains("hunter2"), "{shown}");
-        let text = target.scrub("bad xoxb-hunter2 at /services/T0/B0/hunter2");
-        assert!(!text.contains("hunter2"), "{text}");
+        let text = target.scrub("bad xoxb-hunter2 at /services/T0/B0/hunter2, token hunter2");
+        assert_eq!(text, "bad … at …, token …");
     }
 }

@@ -14,6 +14,9 @@ use support::*;
 /// (rule, device, begin, end): none while it is open.
 type Found = BTreeSet<(String, String, i64, Option<i64>)>;
 
+/// (time, number, value).
+type Numbered = (i64, usize, f64);
+
 const RULES: [&str; 6] = [
     r#"{"name":"hot","metric":"a","raise":5,"clear":3}"#,
     r#"{"name":"long","metric":"a","raise":4,"clear":4,"for":"4s"}"#,
@@ -213,7 +216,7 @@ fn run(story: &Story) -> (Bench, Picture, i64) {
 }
 
 fn expected(story: &Story, end: i64) -> Found {
-    let mut series: BTreeMap<(u8, u8), Vec<(i64, usize, f64)>> = BTreeMap::new();
+    let mut series: BTreeMap<(u8, u8), Vec<Numbered>> = BTreeMap::new();
     for (seq, event) in story.events.iter().enumerate() {
         let values = series.entry((event.0, event.1)).or_default();
         values.push((T0 + i64::from(event.2) * S, seq, f64::from(event.3)));
@@ -255,7 +258,7 @@ proptest! {
         // Nothing is left over.
         let mut fresh = processor::core::Effects::default();
         b.p.publish(&mut fresh);
-        let open = fresh.alerts.iter().filter(|a| a.resolved.is_none()).count();
+        let open = fresh.alerts.iter().filter(|a| a.state == "firing").count();
         prop_assert_eq!(open, expected.iter().filter(|e| e.3.is_none()).count());
     }
 }

@@ -508,9 +508,9 @@ fn aggregates_and_rules_change_at_run_time_and_the_configuration_does_not_undo_i
     assert_eq!(names(&b), [(1, "b".to_owned())]);
     assert_eq!(b.p.declarations().rules.len(), 1);
     assert_eq!(b.notices().len(), 1);
-    // A rule of a kind that only agents run is told of and changes nothing.
-    let rate = r#"{"name":"hot","kind":"rate","metric":"temperature","raise":5,"within":"1m"}"#;
-    b.at(T0 + 5 * S, &[Record::SetRule(rate.to_owned()).encode()]);
+    // A rule that a newer program wrote is told of and changes nothing.
+    let newer = r#"{"name":"hot","kind":"newer","metric":"temperature","raise":5}"#;
+    b.at(T0 + 5 * S, &[Record::SetRule(newer.to_owned()).encode()]);
     let refused = &b.fx.refused_rules;
     assert_eq!((refused.len(), refused[0].field.as_str()), (1, "kind"));
     assert_eq!(b.p.declarations().rules, [rule]);

@@ -20,6 +20,7 @@ mod late;
 mod alerts;
 mod commands;
 mod groups;
+mod notifiers;
 mod on_call;
 
 mod engine;

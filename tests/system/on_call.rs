@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::harness::{Server, System, wait_for};
+use super::harness::{Server, System, command, is_installed, run, skipped, wait_for};
 use super::http;
 use super::mqtt::Client;
 use super::receiver::{Post, Receiver};
@@ -202,5 +202,53 @@ fn what_nobody_acknowledges_reaches_others() {
     measure(&server, "d1", "s1", 20.0);
     boss.wait_accepted("alert.cleared", "d1");
     hook.wait_accepted("alert.cleared", "d1");
+    server.stop();
+}
+
+#[test]
+fn amtool_lists_and_silences_our_alerts() {
+    if !is_installed("amtool") {
+        let why = "amtool is not installed (Debian package prometheus-alertmanager)";
+        assert!(std::env::var_os("CI").is_none(), "{why}");
+        return skipped(why);
+    }
+    let hook = Receiver::start();
+    let mut server = start(&hook, "");
+    let alert = overheat(&server, "d1", "s1");
+    let url = format!("--alertmanager.url=http://{}", server.http_address());
+    let amtool = |arguments: &[&str]| {
+        let said = run(command("amtool").arg(&url).args(arguments));
+        assert_eq!(
+            said.code,
+            Some(0),
+            "{arguments:?}: {}{}",
+            said.out,
+            said.err
+        );
+        said.out
+    };
+    let listed = amtool(&["-o", "json", "alert", "query", "alertname=overheating"]);
+    let listed: Value = serde_json::from_str(&listed).expect("JSON");
+    assert_eq!(listed[0]["fingerprint"], alert["id"]);
+    assert_eq!(listed[0]["labels"]["site"], "s1");
+    let id = amtool(&[
+        "silence",
+        "add",
+        "--author=ann",
+        "--comment=known",
+        "--duration=1h",
+        "device=d1",
+    ]);
+    let id = id.trim();
+    wait_for("the alert to be silenced", || {
+        let found = server.http("/api/v1/alerts?silenced=true");
+        (found["items"][0]["silenced_by"] == json!([id])).then_some(())
+    });
+    assert!(amtool(&["silence", "query"]).contains(id));
+    amtool(&["silence", "expire", id]);
+    wait_for("the silence to be over", || {
+        let found = server.http(&format!("/api/v1/silences/{id}"));
+        (found["state"] == "expired").then_some(())
+    });
     server.stop();
 }

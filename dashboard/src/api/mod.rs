@@ -210,6 +210,7 @@ pub fn router() -> (Router<Shared>, OpenApi) {
         .routes(routes!(commands::command))
         .routes(routes!(commands::cancel))
         .routes(routes!(rules::rules))
+        .routes(routes!(rules::test_rule))
         .routes(routes!(rules::rule, rules::set_rule, rules::remove_rule))
         .routes(routes!(notifications::notifications))
         .routes(routes!(notifications::resend))

@@ -5,13 +5,14 @@ use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, PathRejection};
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, Uri};
+use event::EventTime;
 use serde_json::Value;
 
 use super::error::clip;
 use super::params::Params;
 use super::write::{Accepted, Body, Writer, name};
 use super::{ApiError, ErrorBody, Listing, Shared};
-use crate::control::Change;
+use crate::control::{Change, RuleTest, Tested};
 
 /// Most rules.
 const RULES_MAX: usize = 1000;
@@ -51,7 +52,7 @@ pub async fn rule(
 
 /// Declare a rule, or change it.
 ///
-/// The body is the rule as `GET` shows it: `metric` and `raise` are needed. Its name may be left out.
+/// The body is the rule as `GET` shows it: what it needs depends on its `kind`. Its name may be left out.
 #[utoipa::path(put, path = "/api/v1/rules/{name}", tag = "alerts", params(
     ("name" = String, Path, description = "Its name"),
 ), request_body = Object, responses(
@@ -110,6 +111,57 @@ pub async fn remove_rule(
     }
     let change = Change::RemoveRule(name.clone());
     writer.submit(change, "rule", name, "removed").await
+}
+
+/// Try a rule.
+///
+/// The episodes that a rule would have raised over the log that the server has kept, by the code that runs live.
+/// The body has `rule` (as for `PUT`), and may have `from` and `to` (RFC 3339, event time) and `device`. One test at
+/// a time.
+#[utoipa::path(post, path = "/api/v1/rules/test", tag = "alerts", request_body = Object, responses(
+    (status = 200, body = Tested, description = "What it would have found"),
+    (status = 400, body = ErrorBody, description = "A wrong field, of the rule too"),
+    (status = 403, body = ErrorBody, description = "Changes, and tests, are not accepted here, or from that page"),
+    (status = 415, body = ErrorBody, description = "Not `application/json`"),
+    (status = 503, body = ErrorBody, description = "Not ready, or another test is under way"),
+))]
+pub async fn test_rule(
+    writer: Writer,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<Tested>, ApiError> {
+    let Body(mut body) = Body::read(body, &["rule", "from", "to", "device"])?;
+    let Some(mut rule) = body.remove("rule") else {
+        return Err(ApiError::bad_parameter("rule", "is missing".to_owned()));
+    };
+    // A rule that is only tried needs no name.
+    if let Some(rule) = rule.as_object_mut() {
+        rule.entry("name").or_insert_with(|| "test".into());
+    }
+    let time = |field: &str| match body.get(field) {
+        None | Some(Value::Null) => Ok(None),
+        Some(value) => match value.as_str().map(EventTime::parse_rfc3339) {
+            Some(Ok(time)) => Ok(Some(time.as_micros())),
+            _ => {
+                let message = "must be a time as \"2026-01-31T12:00:00Z\"".to_owned();
+                Err(ApiError::bad_parameter(field, message))
+            }
+        },
+    };
+    let device = match body.get("device") {
+        None | Some(Value::Null) => None,
+        Some(Value::String(id)) => Some(id.clone()),
+        Some(_) => {
+            let message = "must be a text in quotes".to_owned();
+            return Err(ApiError::bad_parameter("device", message));
+        }
+    };
+    let test = RuleTest {
+        rule,
+        from: time("from")?,
+        to: time("to")?,
+        device,
+    };
+    Ok(Json(writer.test_rule(test).await?))
 }
 
 fn unknown(name: &str) -> ApiError {

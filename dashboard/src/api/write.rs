@@ -15,7 +15,7 @@ use utoipa::ToSchema;
 use super::error::clip;
 use super::params::Params;
 use super::{ApiError, Shared};
-use crate::control::{Change, Control, Place};
+use crate::control::{Change, Control, Place, RuleTest, Tested};
 use crate::server::guard::BODY_BYTES_MAX;
 
 /// Most texts of a list in a body.
@@ -77,6 +77,13 @@ impl Writer {
         let at = self.0.submit(change).await?;
         tracing::info!(kind, name, action, "a change entered the log");
         Ok(at)
+    }
+
+    /// Runs a rule over the log that was kept.
+    ///
+    /// **Errors**: 400 that names the field; 503 if that cannot be done now.
+    pub async fn test_rule(&self, test: RuleTest) -> Result<Tested, ApiError> {
+        Ok(self.0.test_rule(test).await?)
     }
 
     /// Submits a change and says where it stands.

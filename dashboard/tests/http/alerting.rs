@@ -97,6 +97,7 @@ pub fn on_call(server: &Server) {
             silence("window:night", "pending", T + 1000 * SECOND, true),
         ]),
         commands: vec![("rule-a-2".to_owned(), Some(decision))],
+        alerts: Vec::new(),
     });
 }
 

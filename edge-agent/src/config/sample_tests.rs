@@ -199,6 +199,7 @@ const UNITS: &[&str] = &[
     "percent",
     "level",
     "faster",
+    "a factor without unit",
     "moved by more than this",
 ];
 /// Ends of names that do.

@@ -488,11 +488,12 @@ fn an_anomaly_is_told_with_its_reason_and_what_was_learned_outlives_a_step_of_th
         ),
         "{reason}"
     );
-    // It ends after twelve quiet values.
+    // It ends after twelve quiet values; the way back may still be one that is new.
     let quiet: Vec<_> = (0..20)
         .map(|i| told(&w.next("a", f64::from(i % 3))))
         .collect();
-    assert_eq!(quiet.iter().position(|t| *t == ends("odd", "a")), Some(12));
+    let end = quiet.iter().position(|t| *t == ends("odd", "a"));
+    assert!(end.is_some_and(|i| (12..16).contains(&i)), "{end:?}");
     w.offset -= 3600.0;
     let again: Vec<_> = (0..200)
         .flat_map(|i| w.next("a", f64::from(i % 3)))

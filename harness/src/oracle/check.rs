@@ -14,7 +14,6 @@ impl Oracle {
     /// **Errors**: what is wrong.
     pub fn take_outcome(
         &mut self,
-        number: u64,
         ingest: i64,
         outcome: &Outcome,
         agent: &dyn Fn(&str) -> Option<u16>,
@@ -57,7 +56,12 @@ impl Oracle {
                 .numbers
                 .get(&page.device)
                 .ok_or("a page for no device")?;
-            self.episodes.page(page, device, number)?;
+            let agent = &self.agents[self.devices[device as usize].agent as usize];
+            let trusted = agent.suspect.is_none() && !agent.clockless;
+            self.episodes.page(page, device, trusted)?;
+        }
+        for ended in &outcome.ended {
+            self.episodes.take_ended(ended);
         }
         Ok(())
     }
@@ -192,8 +196,23 @@ impl Oracle {
             }
         }
         self.check_completeness(past)?;
-        self.episodes
-            .check(open, |d| self.devices[d as usize].name.clone())
+        for (at, agent) in self.agents.iter().enumerate() {
+            if agent.suspect.is_some() || agent.clockless {
+                let of = |d: u16| self.devices[d as usize].agent == at as u16;
+                self.episodes.distrust(of);
+            }
+        }
+        let name = |d: u16| self.devices[d as usize].name.clone();
+        let (exact, inexact) = self.episodes.check(open, name)?;
+        *self
+            .excused
+            .entry("series with exact episodes")
+            .or_default() += exact as u64;
+        *self
+            .excused
+            .entry("series with episodes at best effort")
+            .or_default() += inexact as u64;
+        Ok(())
     }
 
     fn is_kept(&self, tier: u8, plan: usize, start: i64) -> bool {

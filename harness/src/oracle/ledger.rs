@@ -50,12 +50,13 @@ impl Oracle {
             duplicate: t.duplicate.wrapping_sub(self.ledger.duplicate),
             quarantined: t.quarantined.wrapping_sub(self.ledger.quarantined),
         });
+        self.episodes.begin(number);
         for record in &block.records {
             let record = RecordRef::decode(record).map_err(|e| format!("read a record: {e}"))?;
             match record {
                 RecordRef::Batch(raw) => {
                     let alone = block.records.len() == 1;
-                    self.batch(number, block.ingest, raw, grown.filter(|_| alone), agent)?;
+                    self.batch(block.ingest, raw, grown.filter(|_| alone), agent)?;
                 }
                 RecordRef::Other(Record::Plain(plain)) => {
                     let device = *self
@@ -73,7 +74,8 @@ impl Oracle {
                             aside: false,
                         };
                         self.ledger.accepted += 1;
-                        self.judge(number, block.ingest, made);
+                        // A plain device promises nothing, so nothing of it is waited for.
+                        self.judge(block.ingest, made, (0, 0), i64::MAX);
                     }
                 }
                 RecordRef::Other(Record::Refused(refused)) => {
@@ -81,10 +83,10 @@ impl Oracle {
                 }
                 RecordRef::Other(Record::Declare(_)) => {
                     let declared = block.declared.clone().ok_or("a declaration of nothing")?;
-                    self.declare(&declared, number)?;
+                    self.declare(&declared, block.ingest)?;
                 }
                 RecordRef::Other(Record::Release(release)) => {
-                    self.release(number, block.ingest, &release, agent)?;
+                    self.release(block.ingest, &release, agent)?;
                 }
                 RecordRef::Other(Record::Decommission(device)) => {
                     self.retire(device.as_str(), block.ingest);
@@ -129,7 +131,7 @@ impl Oracle {
         Ok(())
     }
 
-    fn declare(&mut self, declared: &Declared, number: u64) -> Result<(), String> {
+    fn declare(&mut self, declared: &Declared, now: i64) -> Result<(), String> {
         for plan in &self.declared.plans {
             if !declared.plans.contains(plan) {
                 self.windows.forget(*plan);
@@ -139,13 +141,14 @@ impl Oracle {
                 self.groups.retain(|key, _| key.0 != *plan);
             }
         }
-        self.episodes.declare(&declared.rules, number)?;
+        self.episodes.declare(&declared.rules, now)?;
         self.declared = declared.clone();
         Ok(())
     }
 
-    /// Judges an event that is counted for the first time.
-    fn judge(&mut self, number: u64, ingest: i64, made: Made) -> Fate {
+    /// Judges an event that is counted for the first time. `rank` is its incarnation and seq, `promised` what its
+    /// agent had promised not to come behind.
+    fn judge(&mut self, ingest: i64, made: Made, rank: (u32, u64), promised: i64) -> Fate {
         if made.time < TIME_MIN || made.time > ingest + AHEAD_MAX {
             self.ledger.quarantined += 1;
             return Fate::Quarantined;
@@ -188,17 +191,18 @@ impl Oracle {
             self.ledger.too_old += 1;
             let day = made.time.div_euclid(DAY) * DAY;
             *self.too_old.entry((day, made.device)).or_default() += 1;
-            self.episodes.skip(made.device, made.metric, made.time);
-            return Fate::TooOld;
         }
+        let series = (made.device, made.metric);
         self.episodes
-            .value(made.device, made.metric, made.time, value.number, number);
-        Fate::Counted
+            .value(series, made.time, rank, value.number, promised);
+        match relevant && !kept {
+            true => Fate::TooOld,
+            false => Fate::Counted,
+        }
     }
 
     fn batch(
         &mut self,
-        number: u64,
         ingest: i64,
         raw: &[u8],
         grown: Option<Grown>,
@@ -225,7 +229,8 @@ impl Oracle {
                 self.compare(&columns, i, &self.made[id as usize])?;
             }
             self.columns = columns;
-            self.events((number, ingest, shift), of, &ids, grown)?;
+            let first = (header.e_inc.no, header.first_seq);
+            self.events((ingest, shift), of, &ids, first, grown)?;
         }
         self.header(of, &header, ingest, shift);
         Ok(())
@@ -259,9 +264,10 @@ impl Oracle {
 
     fn events(
         &mut self,
-        (number, ingest, shift): (u64, i64, i64),
+        (ingest, shift): (i64, i64),
         agent: u16,
         ids: &[u32],
+        (incarnation, first): (u32, u64),
         grown: Option<Grown>,
     ) -> Result<(), String> {
         let of = |oracle: &Self, fate| {
@@ -293,7 +299,8 @@ impl Oracle {
             .iter()
             .filter(|id| !self.made[**id as usize].aside)
             .count() as u64;
-        for &id in ids {
+        let promised = self.agents[agent as usize].promise;
+        for (&id, seq) in ids.iter().zip(first..) {
             let made = self.made[id as usize];
             self.agents[agent as usize].pending.remove(&(made.time, id));
             let again = made.aside;
@@ -322,7 +329,8 @@ impl Oracle {
                 }
                 Fate::Pending | Fate::Lost => {
                     let time = made.time.saturating_add(shift);
-                    self.judge(number, ingest, Made { time, ..made })
+                    let rank = (incarnation, seq);
+                    self.judge(ingest, Made { time, ..made }, rank, promised)
                 }
             };
             self.made[id as usize].fate = fate;
@@ -333,7 +341,6 @@ impl Oracle {
     /// What was set aside counts, if it is still there and its time will do.
     fn release(
         &mut self,
-        number: u64,
         ingest: i64,
         release: &event::Release,
         agent: &dyn Fn(&str) -> Option<u16>,
@@ -363,7 +370,9 @@ impl Oracle {
                 time: made.time.saturating_add(release.shift),
                 ..made
             };
-            let fate = self.judge(number, ingest, shifted);
+            // It was set aside, and nothing was waiting for it.
+            let rank = (header.e_inc.no, header.first_seq);
+            let fate = self.judge(ingest, shifted, rank, i64::MAX);
             if made.fate != Fate::Counted {
                 self.made[id as usize].fate = fate;
             }

@@ -117,6 +117,8 @@ struct Agent {
 #[derive(Debug)]
 struct Device {
     name: String,
+    /// Whose it is.
+    agent: u16,
     /// Newest attribute that was counted: (time, site).
     site: (i64, u8),
     /// Earliest counted event time.
@@ -186,6 +188,7 @@ impl Oracle {
         self.numbers.insert(name.to_owned(), number);
         self.devices.push(Device {
             name: name.to_owned(),
+            agent,
             site: (i64::MIN, 0),
             first: i64::MAX,
             metrics: [false; METRICS],

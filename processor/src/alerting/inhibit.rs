@@ -91,9 +91,10 @@ impl Inhibition {
             let sources = self.sources.get(&self.key(at, facts))?;
             // Two alerts that are both sources and targets would silence each other.
             let is_source = self.all[at].source.hold(facts);
-            let other =
-                |(id, both): &(&Box<str>, &bool)| **id != facts.id && !(is_source && **both);
-            sources.iter().find(other).map(|(id, _)| &**id)
+            let mut others = sources
+                .iter()
+                .filter(|(id, both)| **id != facts.id && !(is_source && **both));
+            others.next().map(|(id, _)| &**id)
         })
     }
 }

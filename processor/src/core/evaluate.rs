@@ -9,7 +9,7 @@ use super::alerts::run::Point;
 use super::alerts::{EDGE_WATCH, UNWATCHED, Value};
 use super::effects::Effects;
 use super::partition::Partition;
-use super::registry::Kind;
+use super::registry::{Kind, NONE};
 
 /// Bits of a rank that are the seq.
 const SEQ_BITS: u32 = 40;
@@ -66,6 +66,7 @@ impl Partition {
             // Nothing is under way and nothing begins: so it is for nearly all.
             if !flagged
                 && point.time < progress
+                && before.is_none_or(|b| b.time <= point.time)
                 && alerts.is_quiet(pair.watch, before.map(|b| b.time), point)
             {
                 continue;
@@ -159,6 +160,12 @@ impl Partition {
     pub(crate) fn newest_point(&self, device: u32, metric: u32) -> Option<Point> {
         let series = self.registry.find_series(device, metric)?;
         self.registry.series[series as usize].point()
+    }
+
+    /// Whether the device has no agent of ours.
+    pub(crate) fn is_plain(&self, device: u32) -> bool {
+        let agent = self.registry.devices[device as usize].agent;
+        agent != NONE && self.agents.hot(agent).plain()
     }
 
     /// Whether an attribute of the device has this value.

@@ -8,6 +8,7 @@
 mod agents;
 mod aggregate;
 mod alerts;
+pub mod backtest;
 mod cold;
 mod commands;
 mod count;

@@ -85,7 +85,7 @@ impl Outbox {
                 left,
                 "receivers have not answered; they are told again at the next start"
             );
-            under_way.abort_all();
+            under_way.shutdown().await;
         }
         // The saver's last transaction is under way at most; then what is left is saved.
         if let Err(error) = saver.await {

@@ -174,7 +174,7 @@ impl Processor {
             threads.push(thread);
         }
         threads.push({
-            let (stop, behind, failed) = (stop.clone(), behind.clone(), failed.clone());
+            let (stop, behind, failed) = (stop.clone(), behind, failed.clone());
             let stage = stage.clone();
             let away = stage.away();
             std::thread::Builder::new()

@@ -266,14 +266,12 @@ impl Stage {
         let (number, orders) = {
             let mut inner = lock(&self.0.inner);
             inner.alerting.tick((self.0.clock)());
-            while forget {
+            if forget {
                 let saved = |p: u16| {
                     let known = self.0.saved.get(usize::from(p));
                     known.map_or(i64::MAX, |t| t.load(Ordering::Acquire))
                 };
-                if !inner.alerting.forget(saved) {
-                    break;
-                }
+                while inner.alerting.forget(saved) {}
             }
             let orders = inner.alerting.orders();
             let out = inner.alerting.take();

@@ -15,7 +15,7 @@
 //! series does, and in the long run the rate is what a series comes to in which nothing happens. Alarms
 //! that are right count, too: nobody tells the detector which are false. **A young series is not
 //! calibrated yet**: one day after the other may be the coldest so far. In its first month it gives up to
-//! 10 alarms instead of one, with a `warm_up` of a week up to 5. bench/README.md has what was measured.
+//! 10 alarms instead of one, with a `warm_up` of a week up to 6. bench/README.md has what was measured.
 //!
 //! **Ranges forget**: without values that confirm them, their width halves in each `half_life`. One wild
 //! value widens a range fivefold at most.

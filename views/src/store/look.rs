@@ -176,7 +176,7 @@ mod tests {
         now(30 * SECOND);
         assert_eq!(
             look().groups().into_iter().collect::<Vec<_>>(),
-            [group.clone()]
+            std::slice::from_ref(&group)
         );
         let (counts, open) = look().standing(&group, 20 * SECOND);
         assert_eq!((counts.expected, counts.outstanding), (2, 1));

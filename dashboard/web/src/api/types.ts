@@ -105,7 +105,8 @@ export interface OutstandingDevice {
 }
 
 export type Severity = 'critical' | 'error' | 'warning' | 'info';
-export type AlertState = 'pending' | 'firing' | 'resolved';
+/** `dropped` comes on the live stream only: the alert is none. */
+export type AlertState = 'pending' | 'firing' | 'resolved' | 'dropped';
 
 export interface Alert {
   id: string;

@@ -25,6 +25,12 @@ test('news replaces by id, and a resolved one stays resolved', () => {
   expect(mergeAlerts(over, [alertOf('a')])[0]?.state).toBe('resolved');
 });
 
+test('one that is none is gone', () => {
+  const held = mergeAlerts([], [alertOf('a'), alertOf('b')]);
+  expect(ids(mergeAlerts(held, [alertOf('a', { state: 'dropped' })]))).toEqual(['b']);
+  expect(mergeAlerts([], [alertOf('c', { state: 'dropped' })])).toEqual([]);
+});
+
 test('is bounded, and never at the cost of a firing one', () => {
   const many = Array.from({ length: ALERTS_MAX + 10 }, (_, i) =>
     alertOf(`r${i}`, { state: 'resolved', resolved: '2026-11-22T07:00:00Z' }),

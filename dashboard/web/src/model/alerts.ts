@@ -1,7 +1,7 @@
 import type { Alert, AlertState, Severity } from '../api/types';
 
 const SEVERITY_RANK: Record<Severity, number> = { critical: 0, error: 1, warning: 2, info: 3 };
-const STATE_RANK: Record<AlertState, number> = { firing: 0, pending: 1, resolved: 2 };
+const STATE_RANK: Record<AlertState, number> = { firing: 0, pending: 1, resolved: 2, dropped: 3 };
 
 /** Beyond this the list is a page of its own; resolved ones go first, the oldest of them first. */
 export const ALERTS_MAX = 200;
@@ -20,6 +20,11 @@ export function compareAlerts(a: Alert, b: Alert): number {
 export function mergeAlerts(held: readonly Alert[], news: readonly Alert[]): Alert[] {
   const byId = new Map(held.map((alert) => [alert.id, alert]));
   for (const alert of news) {
+    // Late values showed that it is none.
+    if (alert.state === 'dropped') {
+      byId.delete(alert.id);
+      continue;
+    }
     const old = byId.get(alert.id);
     // An episode ends once: an answer that was under way while it ended must not open it again.
     if (old?.state === 'resolved' && alert.state !== 'resolved') continue;

@@ -254,7 +254,7 @@ fn a_storm_is_two_messages_a_site_at_microseconds_an_alert() {
         b.commit();
     }
     let took = began.elapsed();
-    println!(
+    eprintln!(
         "{:.2} us a notice, {} bytes a row",
         took.as_secs_f64() * 1e6 / 100_000.0,
         b.rows.values().map(Vec::len).sum::<usize>() / b.rows.len()

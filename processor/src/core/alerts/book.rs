@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use rules::Kind;
 use serde::{Deserialize, Serialize};
 use views::model::Alert;
 
@@ -52,10 +53,8 @@ impl Active {
 
     /// Whether a page or another begin is to be told.
     pub(crate) fn has_to_tell(&self) -> bool {
-        match self.notified {
-            true => self.open.episode.began != self.told.0,
-            false => self.open.episode.firing,
-        }
+        // Of a page that late values made pending again nothing is told before it fires or is dropped.
+        self.fired() && (!self.notified || self.began() != self.told.0)
     }
 
     fn began(&self) -> i64 {
@@ -168,7 +167,12 @@ impl Alerts {
         for (i, closed) in round.closed.into_iter().enumerate() {
             let fired = closed.open.episode.firing;
             let known = (same == Same::Closed(i)).then(|| track.shown.take());
-            match known.flatten() {
+            let known = known.flatten();
+            if known.is_some() {
+                self.waiting.remove(&place);
+                self.changed.remove(&place);
+            }
+            match known {
                 Some(known) if !fired => self.drop_known(place, known, p, fx),
                 Some(known) if i < finals => self.end(place, known, closed, p, fx),
                 Some(known) if known.notified => {
@@ -259,11 +263,12 @@ impl Alerts {
     fn end(
         &mut self,
         place: Place,
-        known: Active,
+        mut known: Active,
         closed: Closed,
         p: &Partition,
         fx: &mut Effects,
     ) {
+        self.page_for_safety(place, &mut known, p, fx);
         let known = self.tell_end(place, known, &closed, p, fx);
         self.record(place, known, closed.ended, None);
     }
@@ -278,8 +283,6 @@ impl Alerts {
         fx: &mut Effects,
     ) -> Active {
         known.open = closed.open.clone();
-        self.waiting.remove(&place);
-        self.changed.remove(&place);
         if known.notified {
             let ended = self.ended(place, known.clone(), closed.ended, None);
             let alert = self.alert_of_ended(&ended, p);
@@ -308,16 +311,24 @@ impl Alerts {
             self.record(place, known, closed.ended, None);
             return;
         }
-        let mut known = self.learned(place, closed.open, p);
-        if self.facts(place.0).now.is_some_and(|r| r.safety) {
+        let known = self.learned(place, closed.open.clone(), p);
+        self.end(place, known, closed, p, fx);
+    }
+
+    /// What ended before it could page does so all the same, if its rule says `safety`.
+    fn page_for_safety(
+        &mut self,
+        place: Place,
+        known: &mut Active,
+        p: &Partition,
+        fx: &mut Effects,
+    ) {
+        let safety = self.facts(place.0).now.is_some_and(|r| r.safety);
+        if safety && !known.notified {
             known.notified = true;
-            let alert = self.alert_of(place, &known, p);
+            let alert = self.alert_of(place, known, p);
             fx.notices.push(raised(alert, p.now));
-            let ended = self.ended(place, known.clone(), closed.ended, None);
-            fx.notices
-                .push(cleared(self.alert_of_ended(&ended, p), p.now));
         }
-        self.record(place, known, closed.ended, None);
     }
 
     /// An episode among values that are older than what is final, unless it is known already.
@@ -404,6 +415,8 @@ impl Alerts {
         if let Some(track) = self.tracks.remove(&place)
             && let Some(known) = track.shown
         {
+            self.waiting.remove(&place);
+            self.changed.remove(&place);
             let open = known.open.clone();
             let ended = p.now;
             self.end(place, known, Closed { open, ended }, p, fx);
@@ -456,8 +469,13 @@ impl Alerts {
     }
 
     fn has_caught_up(&self, place: Place, p: &Partition) -> bool {
-        // Of an agent that is offline nothing is awaited.
-        self.is_of_agents(place.0) || p.progress_of(place.1) >= p.now - CAUGHT_UP
+        let rule = self.rules.get(place.0 as usize).map(|w| &w.rule.kind);
+        match rule {
+            // Of an agent that is offline nothing is awaited, and of a device that is silent altogether.
+            Some(Kind::Offline(_)) => true,
+            Some(Kind::Silence(_)) if p.is_plain(place.1) => true,
+            _ => p.progress_of(place.1) >= p.now - CAUGHT_UP,
+        }
     }
 
     /// Pages what has been waiting and is due, and tells begins that turned out to be others.

@@ -320,7 +320,7 @@ impl Alerts {
             };
             self.reconcile(place, track, round, p, fx);
         }
-        if let Some(last) = buffer.values.drain(..due).last() {
+        if let Some(last) = buffer.values.drain(..due).next_back() {
             buffer.stepped = Some(last.point);
         }
         self.buffers.len -= due;
@@ -539,7 +539,8 @@ impl Alerts {
         alerts.edge = saved.edge;
         for (place, track) in saved.tracks {
             let known = alerts.edge.rule(place.0).is_some();
-            (known || (place.0 as usize) < alerts.rules.len()).then_some(())?;
+            let watching = alerts.rules.get(place.0 as usize);
+            (known || watching.is_some_and(|w| track.run.fits(&w.rule.kind))).then_some(())?;
             alerts.remembered += usize::from(alerts.has_memory(place.0));
             if track.shown.as_ref().is_some_and(Active::has_to_tell) {
                 alerts.waiting.insert(place);

@@ -62,6 +62,11 @@ impl Run {
         self.state.is_none() && self.open.is_none()
     }
 
+    /// Whether what was read from a snapshot is a state of this kind.
+    pub(crate) fn fits(&self, kind: &Kind) -> bool {
+        self.state.as_ref().is_none_or(|s| kind.is_sound(s))
+    }
+
     /// Takes the next value; `before` is the one before it in event-time order, if any is known.
     pub(crate) fn step(
         &mut self,

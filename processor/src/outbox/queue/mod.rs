@@ -248,8 +248,17 @@ impl Queue {
 
     /// Takes rows that are saved.
     pub(crate) fn install(&mut self, rows: Vec<Row>, now: i64) {
+        // All ids before any row: what one of them hands to a fallback may be among the others.
+        for row in &rows {
+            self.ids.entry(row.public_id()).or_insert(row.seq);
+        }
         for row in rows {
-            self.add(row, now);
+            if self.ids.get(&row.public_id()) == Some(&row.seq) {
+                self.add(row, now);
+            } else {
+                // A fallback has come to it while it was being saved: there it goes again.
+                self.dirty_rows.insert(row.seq);
+            }
         }
     }
 

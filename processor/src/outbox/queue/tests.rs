@@ -350,6 +350,46 @@ fn what_is_refused_goes_to_the_fallback_at_once() {
 }
 
 #[test]
+fn a_fallback_that_is_told_anyway_is_told_once() {
+    let mut w = World::new(vec![target("a", Some("b")), target("b", None)]);
+    let both = |w: &mut World, kind| {
+        let outgoing = ["a", "b"].map(|name| Outgoing {
+            target: name.to_owned(),
+            message: message("p", kind, 1),
+        });
+        let rows = w.queue.prepare(outgoing.to_vec(), w.now);
+        w.install(rows);
+    };
+    both(&mut w, Kind::Raised);
+    w.run(20 * MINUTE, |target, _| match target {
+        "b" => outcome(Verdict::Delivered),
+        _ => outcome(Verdict::Retry),
+    });
+    both(&mut w, Kind::Cleared);
+    w.run(20 * MINUTE, yes);
+    for name in ["a", "b"] {
+        assert_eq!(w.accepted(name), ["p:raised1", "p:cleared1"]);
+    }
+    assert_eq!(w.queue.rows.len(), 4);
+    // Also if it is handed over while the other way is being saved.
+    w.put("a", &[message("q", Kind::Raised, 1)]);
+    let late = Outgoing {
+        target: "b".to_owned(),
+        message: message("q", Kind::Raised, 1),
+    };
+    let rows = w.queue.prepare(vec![late], w.now);
+    w.run(SECOND, |target, _| match target {
+        "b" => outcome(Verdict::Delivered),
+        _ => outcome(Verdict::Refused),
+    });
+    w.install(rows);
+    w.run(MINUTE, yes);
+    assert_eq!(w.accepted("b"), ["p:raised1", "p:cleared1", "q:raised1"]);
+    let saved = w.disk.keys().filter(|k| k[0] == row::PREFIX).count();
+    assert_eq!(saved, w.queue.rows.len());
+}
+
+#[test]
 fn who_is_gone_is_left_alone_until_somebody_asks() {
     let mut w = World::new(vec![target("a", Some("b")), target("b", None)]);
     w.put("a", &[message("p", Kind::Raised, 1)]);
@@ -444,7 +484,7 @@ fn an_alertmanager_is_reminded_until_five_minutes_after_the_end() {
     assert_eq!(w.accepted("am"), ["p:raised1", "q:raised1"]);
     // Both in one request.
     let both = vec!["p:raised1".to_owned(), "q:raised1".to_owned()];
-    assert_eq!(w.reminded, [(60, both.clone()), (120, both.clone())]);
+    assert_eq!(w.reminded, [(60, both.clone()), (120, both)]);
     // A start says it again at once: it may have been away for long.
     w.now += 20 * MINUTE;
     w.restart();
