@@ -44,6 +44,10 @@ impl Wanted {
 /// Whether recorded values say anything to the rule.
 fn check(rule: &Rule) -> Result<(), String> {
     match rule.kind {
+        Kind::Window(_) | Kind::Share(_) => Err(format!(
+            "rules of the kind {:?} look at groups of devices, not at the values of one",
+            rule.kind.name()
+        )),
         Kind::Offline(_) => {
             Err("rules of the kind \"offline\" look at messages, not at values".to_owned())
         }
@@ -459,6 +463,19 @@ mod tests {
 
     fn over(text: &str) -> anyhow::Result<Report> {
         over_lines(text.as_bytes(), Rule::parse(HOT)?, &Wanted::default())
+    }
+
+    #[test]
+    fn rules_that_no_value_steps_are_refused() {
+        for rule in [
+            r#"{"name":"x","kind":"offline","after":"1m"}"#,
+            r#"{"name":"x","kind":"window","aggregate":"fleet","field":"count","raise":1}"#,
+            r#"{"name":"x","kind":"share","of":"hot","raise":0.5}"#,
+        ] {
+            let rule = Rule::parse(rule).unwrap();
+            let why = check(&rule).unwrap_err();
+            assert!(why.contains(rule.kind.name()), "{why}");
+        }
     }
 
     #[test]

@@ -786,6 +786,32 @@ mod tests {
     }
 
     #[test]
+    fn rules_on_groups_name_what_is_declared() {
+        let hot = "[[rules]]\nname = \"hot\"\nmetric = \"t\"\nraise = 1\n[[rules]]\nname = \"x\"\nraise = 0.5\n";
+        let rule = |rest: &str| check(&format!("{hot}{rest}"), &[]).map(|_| ());
+        rule("kind = \"window\"\naggregate = \"fleet\"\nfield = \"mean\"").unwrap();
+        rule("kind = \"share\"\nof = \"hot\"\ngroup_by = []").unwrap();
+        for (rest, remedy) in [
+            (
+                "kind = \"window\"\naggregate = \"flet\"\nfield = \"mean\"",
+                "there are fleet",
+            ),
+            (
+                "kind = \"window\"\naggregate = \"fleet\"\nfield = \"mean\"\nfor = \"1h\"",
+                "longer ones",
+            ),
+            (
+                "kind = \"share\"\nof = \"cold\"\ngroup_by = []",
+                "no rule \"cold\"",
+            ),
+            ("kind = \"share\"\nof = \"hot\"", "grouped by [site]"),
+        ] {
+            let error = format!("{:#}", rule(rest).unwrap_err());
+            assert!(error.contains(remedy), "{error}");
+        }
+    }
+
+    #[test]
     fn the_sample_file_is_right_and_says_the_defaults() {
         let sample = include_str!("../deploy/tidewatch.sample.toml");
         let c = check(sample, &[]).unwrap();

@@ -404,17 +404,17 @@ pub struct Alert {
     pub id: String,
     /// The rule.
     pub rule: String,
-    /// What the rule looks for: `threshold`, `rate`, `silence`, `stuck`, `offline`, ...
+    /// What the rule looks for: `threshold`, `rate`, `silence`, `stuck`, `offline`, `window`, ...
     pub kind: &'static str,
     /// `critical`, `error`, `warning` or `info`.
     pub severity: &'static str,
     /// `pending`, `firing` or `resolved`; on the live stream `dropped`, too: it is none any more.
     pub state: &'static str,
-    /// The device; of the kind `offline` the agent.
+    /// The device; of the kind `offline` the agent; empty of the kinds `window` and `share`, which are on groups.
     pub device: String,
-    /// The metric; empty for the kind `offline`.
+    /// The metric; empty for the kinds `offline`, `window` and `share`.
     pub metric: String,
-    /// Attributes of the device, as they are now.
+    /// Attributes of the device, as they are now; of an alert on a group what it is grouped by.
     pub group: BTreeMap<String, String>,
     /// Labels of the rule.
     pub labels: BTreeMap<String, String>,
