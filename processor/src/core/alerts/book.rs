@@ -448,7 +448,13 @@ impl Alerts {
             self.ids.remove(&oldest.active.id);
         }
         self.history.push_back(ended.clone());
-        // All of them, however many: it is emptied each second, and what is left out would be shown as firing.
+        if ended.active.visible {
+            self.ended_shown.push(ended);
+            return;
+        }
+        if self.ended.len() == HISTORY_MAX {
+            self.ended.pop_front();
+        }
         self.ended.push_back(ended);
     }
 
@@ -523,7 +529,8 @@ impl Alerts {
 
     /// What changed since the last call, as it is now.
     pub(crate) fn take_changed(&mut self, p: &Partition, fx: &mut Effects) {
-        for ended in std::mem::take(&mut self.ended) {
+        let shown = std::mem::take(&mut self.ended_shown);
+        for ended in shown.into_iter().chain(std::mem::take(&mut self.ended)) {
             fx.alerts.push(self.alert_of_ended(&ended, p));
         }
         for place in std::mem::take(&mut self.changed) {

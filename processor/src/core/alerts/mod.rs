@@ -85,6 +85,8 @@ pub(crate) struct Alerts {
     /// To be shown at the next flush. A batch may change an episode many times: only what it is then counts.
     changed: BTreeSet<Place>,
     ended: VecDeque<Ended>,
+    /// Those that were shown as open: all of them are told, or they would be shown so for ever.
+    ended_shown: Vec<Ended>,
     pub(crate) history: VecDeque<Ended>,
     /// Ids of all that is open or in the history.
     ids: BTreeSet<u64>,
