@@ -40,8 +40,9 @@ pub struct Args {
     /// Devices that make them
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     devices: u32,
-    /// Faults whose pages are timed, one after the other
-    #[arg(long, value_name = "N", default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    /// Faults whose pages are timed, one after the other (of more than 200 pages of a rule in a minute the
+    /// server makes one, so more need a longer --every)
+    #[arg(long, value_name = "N", default_value_t = 190, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     faults: u32,
     /// Milliseconds between two of them
     #[arg(long, value_name = "MS", default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..=60_000))]
